@@ -1,0 +1,1 @@
+"""Facts about machines: inventory, topology, fabric settings. Starts nothing."""

@@ -1,0 +1,81 @@
+"""The strict base of every config model, and how its errors are told to a person.
+
+Does not read files (`yaml_file.py`) and knows no field: those live beside what they configure.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used. The message says what, the value seen and what to do; exit code 78."""
+
+
+class StrictModel(BaseModel):
+    """Frozen, typed, and closed: an unknown key or a value of another type is an error, never ignored.
+
+    The docstring under each field is its documentation: the config reference is generated from it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def parse_config(model: type[Model], values: Mapping[str, Any], *, where: str) -> Model:
+    """Build `model` from plain `values`; `where` names their origin in errors.
+
+    Raises ConfigError that lists every fault at once, with the nearest known name of each unknown key.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        faults = "\n".join(f"  {_describe(model, fault)}" for fault in error.errors())
+        raise ConfigError(f"{where}: the config cannot be used:\n{faults}") from None
+
+
+def _describe(model: type[BaseModel], fault: Any) -> str:
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_nearest_name(model, fault['loc'])}"
+    if fault["type"] == "missing":
+        return f"{path}: required, but absent"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"{path}: {message} (got {fault['input']!r})" if path else message
+
+
+def _nearest_name(model: type[BaseModel], location: tuple[Any, ...]) -> str:
+    parent = _model_at(model, location[:-1])
+    if parent is None:
+        return ""
+    close = difflib.get_close_matches(str(location[-1]), parent.model_fields, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return f"; known here: {', '.join(sorted(parent.model_fields))}"
+
+
+def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
+    """Return the model that the keys of `location` lead to, through lists and optional fields."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(str(part))
+        inner = _inner_model(field.annotation) if field else None
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        inner = _inner_model(argument)
+        if inner is not None:
+            return inner
+    return None

@@ -1,0 +1,1 @@
+"""Decides and starts: the command line, the plan, supervision, the run directory. Never imports torch."""

@@ -1,0 +1,1 @@
+"""The trainer: config, model, engine, optimizer, checkpoint, metrics, evaluation, generation."""

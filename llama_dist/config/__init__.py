@@ -1,0 +1,44 @@
+"""The configuration of a run: typed models, the rules between them, files and overrides. No torch."""
+
+from data_pipeline.config import ConfigError, DataConfig, SourceConfig
+from llama_dist.config.cluster import ClusterConfig
+from llama_dist.config.load import dump_config, load_cluster_config, load_run_config, parse_run_config
+from llama_dist.config.model import ModelConfig
+from llama_dist.config.rules import RULES, Rule, check_rules
+from llama_dist.config.run import (
+    BatchConfig,
+    CheckpointConfig,
+    EvaluationConfig,
+    MetricsConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RunConfig,
+    ScheduleConfig,
+    SupervisionConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "RULES",
+    "BatchConfig",
+    "CheckpointConfig",
+    "ClusterConfig",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "MetricsConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "Rule",
+    "RunConfig",
+    "ScheduleConfig",
+    "SourceConfig",
+    "SupervisionConfig",
+    "TrainConfig",
+    "check_rules",
+    "dump_config",
+    "load_cluster_config",
+    "load_run_config",
+    "parse_run_config",
+]

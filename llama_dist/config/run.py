@@ -1,0 +1,191 @@
+"""Everything that defines a run, apart from the machines: one record per part of the trainer."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from data_pipeline.config import DataConfig, StrictModel
+from llama_dist.config.model import ModelConfig
+
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0)]
+Ratio = Annotated[float, Field(ge=0, le=1)]
+
+
+class BatchConfig(StrictModel):
+    """How many sequences make one optimizer step. Accumulation follows: global / (micro x data-parallel size)."""
+
+    global_batch_sequences: Count
+    """Sequences of one optimizer step, over all ranks. Part of the order: a resume keeps it."""
+
+    micro_batch_sequences: Count = 1
+    """Sequences of one forward pass on one data-parallel rank."""
+
+
+class OptimizerConfig(StrictModel):
+    """AdamW (arXiv 1711.05101). Weights of two or more dimensions decay; norms do not."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Peak learning rate, reached at the end of the warm-up."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the first moment, per step."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """Decay of the second moment, per step."""
+
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled weight decay, times the learning rate per step."""
+
+    gradient_clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest L2 norm of the whole gradient; 0 clips nothing."""
+
+
+class ScheduleConfig(StrictModel):
+    """Learning rate as a function of the step alone, so that a resume needs no state."""
+
+    kind: Literal["cosine", "linear", "wsd"] = "cosine"
+    """Shape after the warm-up; `wsd` is warm-up, stable, decay (arXiv 2404.06395)."""
+
+    warmup_steps: NonNegative = 0
+    """Optimizer steps of linear rise to the peak."""
+
+    decay_steps: Count | None = None
+    """Optimizer steps of the final decay; needed for `wsd` alone."""
+
+    final_learning_rate_ratio: Ratio = 0.1
+    """Learning rate of the last step, as a share of the peak."""
+
+
+class ParallelConfig(StrictModel):
+    """How the model is cut over the ranks. Data parallelism takes what the pipeline leaves."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """ZeRO stage (arXiv 1910.02054): 1 cuts optimizer state, 2 also gradients, 3 also weights."""
+
+    pipeline_stages: Count = 1
+    """Number of pipeline stages; the layers are cut so that the FLOPs of the stages are even."""
+
+
+class TrainConfig(StrictModel):
+    """Length, arithmetic and memory choices of the training loop."""
+
+    num_steps: Count
+    """Optimizer steps of the whole run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of the initial weights."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Arithmetic of forward and backward. Master weights, moments and accumulation are fp32 in each."""
+
+    activation_checkpointing: bool = False
+    """Whether blocks are computed again in the backward pass instead of kept in memory."""
+
+    initial_loss_scale_power: Annotated[int, Field(ge=0, le=32)] = 16
+    """fp16 alone: the first loss scale is 2 to this power; it halves at an overflow."""
+
+    loss_scale_window_steps: Count = 1000
+    """fp16 alone: optimizer steps without an overflow after which the loss scale doubles."""
+
+
+class EvaluationConfig(StrictModel):
+    """Loss on held-out text: always the same sequences, so that values compare over the whole run."""
+
+    interval_steps: NonNegative = 0
+    """Optimizer steps between evaluations; 0 never evaluates. The last step always is, unless 0."""
+
+    num_sequences: Count = 64
+    """Held-out sequences of one evaluation, over all ranks; fewer where the data has fewer."""
+
+
+class CheckpointConfig(StrictModel):
+    """When checkpoints are written and how many are kept."""
+
+    interval_steps: Count = 1000
+    """Optimizer steps between checkpoints. The last step and a stop are saved as well."""
+
+    keep_last: Count = 3
+    """Newest checkpoints kept; the last verified one is never removed."""
+
+
+class MetricsConfig(StrictModel):
+    """What is recorded of a run. None of it can slow or end the training."""
+
+    mlflow: bool = True
+    """Whether the metrics are shipped to MLflow, beside the spool that is always written."""
+
+    tracking_uri: str | None = None
+    """MLflow server or database URI; by default `mlflow.db` (sqlite) beside the runs."""
+
+    experiment: str = "llama-dist"
+    """MLflow experiment that the run belongs to."""
+
+    audit_samples: bool = False
+    """Whether each rank logs the ids of the samples it trains on, under `metrics/audit/`."""
+
+
+class SupervisionConfig(StrictModel):
+    """What the launcher does when an attempt ends before its last step."""
+
+    max_attempts_without_progress: Count = 3
+    """Attempts in a row that may end without a newer checkpoint; then the run stops with the reason."""
+
+    first_backoff_seconds: Seconds = 1.0
+    """Wait before the first new attempt; doubles with each further one without progress."""
+
+    max_backoff_seconds: Seconds = 300.0
+    """Longest wait between attempts."""
+
+    process_group_timeout_seconds: Seconds = 600.0
+    """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
+
+    stop_grace_seconds: Seconds = 120.0
+    """How long `llama-dist stop` lets the ranks save before they are ended."""
+
+
+class RunConfig(StrictModel):
+    """A whole run. `model` may name a file of `configs/model/` instead of holding the fields."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Name of the run and of its directory: letters, digits, dot, dash, underscore."""
+
+    runs_directory: str = "runs"
+    """Directory that holds the run directories. Relative paths start at the working directory."""
+
+    model: ModelConfig
+    """The model, or the path of its file, relative to the run file."""
+
+    data: DataConfig
+    """Sources and order of the training data."""
+
+    batch: BatchConfig
+    """Sequences per optimizer step and per forward pass."""
+
+    train: TrainConfig
+    """Length, precision and memory choices."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and clipping."""
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over the steps."""
+
+    parallel: ParallelConfig = ParallelConfig()
+    """ZeRO stage and pipeline."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out loss."""
+
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save, what to keep."""
+
+    metrics: MetricsConfig = MetricsConfig()
+    """Spool, MLflow, audit."""
+
+    supervision: SupervisionConfig = SupervisionConfig()
+    """Restarts, time-outs, grace."""

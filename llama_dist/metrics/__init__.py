@@ -1,0 +1,1 @@
+"""The append-only spool of a run's metrics, and its way to MLflow."""

@@ -1,0 +1,1 @@
+"""The LLaMA model: maths on tensors. Knows no rank, no engine, no environment."""
