@@ -1,12 +1,13 @@
 """Configuration of the data pipeline, and the strict base that every config of the project shares."""
 
-from data_pipeline.config.base import ConfigError, StrictModel, parse_config
+from data_pipeline.config.base import ConfigError, ReportedError, StrictModel, parse_config
 from data_pipeline.config.dataset import DataConfig, SourceConfig
 from data_pipeline.config.yaml_file import read_yaml, write_yaml
 
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "ReportedError",
     "SourceConfig",
     "StrictModel",
     "parse_config",

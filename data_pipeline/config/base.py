@@ -10,8 +10,20 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
-class ConfigError(ValueError):
-    """A config that cannot be used. The message says what, the value seen and what to do; exit code 78."""
+class ReportedError(Exception):
+    """The user's or the world's fault: told as one message without a traceback, then the process ends with `exit_code`.
+
+    Subclasses set the code of `llama_dist.exit_codes` that fits. The message says what was wrong, the value seen,
+    the value needed and what to do.
+    """
+
+    exit_code = 70
+
+
+class ConfigError(ReportedError, ValueError):
+    """A config that cannot be used."""
+
+    exit_code = 78
 
 
 class StrictModel(BaseModel):

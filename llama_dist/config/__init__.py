@@ -1,6 +1,6 @@
 """The configuration of a run: typed models, the rules between them, files and overrides. No torch."""
 
-from data_pipeline.config import ConfigError, DataConfig, SourceConfig
+from data_pipeline.config import ConfigError, DataConfig, ReportedError, SourceConfig
 from llama_dist.config.cluster import ClusterConfig
 from llama_dist.config.load import dump_config, load_cluster_config, load_run_config, parse_run_config
 from llama_dist.config.model import ModelConfig
@@ -17,6 +17,7 @@ from llama_dist.config.run import (
     SupervisionConfig,
     TrainConfig,
 )
+from llama_dist.config.run_directory import RunDirectory
 
 __all__ = [
     "RULES",
@@ -30,8 +31,10 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "ParallelConfig",
+    "ReportedError",
     "Rule",
     "RunConfig",
+    "RunDirectory",
     "ScheduleConfig",
     "SourceConfig",
     "SupervisionConfig",

@@ -1,0 +1,67 @@
+"""Where everything of a run lies on disk. The only meeting point of launcher, trainer and metrics: paths, no content."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The paths under `runs/<name>/`. Creates and reads nothing."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The resolved config of the first launch (`run.yaml`)."""
+        return self.path / "run.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the supervisor of the live run."""
+        return self.path / "lock"
+
+    @property
+    def supervisor(self) -> Path:
+        """JSON: what the supervisor is, does and decided."""
+        return self.path / "supervisor.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Directory of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """Directory of the spool."""
+        return self.path / "metrics"
+
+    @property
+    def heartbeats(self) -> Path:
+        """Directory with one small JSON file a rank."""
+        return self.path / "heartbeats"
+
+    def heartbeat(self, rank: int) -> Path:
+        """JSON: pid, create_time, host, attempt, step, phase, time of one rank."""
+        return self.heartbeats / f"rank_{rank:05d}.json"
+
+    @property
+    def attempts(self) -> Path:
+        """Directory of the attempts."""
+        return self.path / "attempts"
+
+    def attempt(self, number: int) -> Path:
+        """Directory of one attempt, counted from 1: config.yaml, plan, environment, logs, exit records."""
+        return self.attempts / f"{number:04d}"
+
+    def attempt_config(self, number: int) -> Path:
+        """The resolved config that the attempt's ranks read."""
+        return self.attempt(number) / "config.yaml"
+
+    def exit_record(self, number: int, rank: int) -> Path:
+        """JSON that a rank leaves when it ends by itself: exit_code, reason, step, host, time."""
+        return self.attempt(number) / "exits" / f"rank_{rank:05d}.json"
