@@ -1,4 +1,4 @@
-"""Where everything of a run lies on disk. The only meeting point of launcher, trainer and metrics: paths, no content."""
+"""Where everything of a run lies on disk: paths only. Launcher, trainer and metrics meet nowhere else."""
 
 from dataclasses import dataclass
 from pathlib import Path
