@@ -16,10 +16,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map [..., D] to [..., D]."""
-        wide = hidden.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
-        return (wide * scale).to(hidden.dtype) * self.weight
+        """Map [..., D] to [..., D]. The kernel squares, averages and scales in fp32 whatever the input."""
+        return functional.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
 
 
 class LayerNorm(nn.Module):
