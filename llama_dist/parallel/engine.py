@@ -47,6 +47,9 @@ class StatePartition:
 
     tensors: dict[str, torch.Tensor]
 
+    is_saved_elsewhere: bool = False
+    """True for the second copy of a tied weight: it is loaded here, but another rank saves it."""
+
     @property
     def length(self) -> int:
         """Elements of the range."""

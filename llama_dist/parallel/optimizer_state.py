@@ -81,8 +81,14 @@ class PartitionedState:
             if mapping is None:
                 continue
             tensors = {"fp32": mapping.get_hp_fragment(), **{m: mapping.get_hp_fragment(m) for m in _MOMENTS}}
-            detached = {state: tensor.detach() for state, tensor in tensors.items()}
-            yield StatePartition(name, tuple(parameter.shape), mapping.lp_fragment_address.start, detached)
+            yield StatePartition(
+                name,
+                tuple(parameter.shape),
+                mapping.lp_fragment_address.start,
+                {state: tensor.detach() for state, tensor in tensors.items()},
+                # DeepSpeed's mark of a tied weight's copy on every stage but the first.
+                is_saved_elsewhere=getattr(parameter, "ds_pipe_replicated", False),
+            )
 
     def refresh_working_weights(self) -> None:
         """Collective. Cast this rank's partition and gather the others'."""

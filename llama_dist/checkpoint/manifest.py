@@ -1,0 +1,204 @@
+"""The manifest of a checkpoint: the JSON file that is written last and makes the checkpoint exist.
+
+It names every file with size and checksum, and for every parameter which file holds which range of the flattened
+tensor. Imports no torch, so that the launcher can ask which checkpoints there are.
+"""
+
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from data_pipeline.config import ReportedError
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+_STEP_PATTERN = re.compile(r"^step_(\d{8,})$")
+
+
+class CheckpointError(ReportedError):
+    """A checkpoint cannot be written, or is not what it says. Nothing of it has been used."""
+
+    exit_code = 74
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a checkpoint: its name in the directory, size, and xxh3-128 checksum in hexadecimal."""
+
+    name: str
+    num_bytes: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A range of a flattened tensor: `length` elements from `offset`, held by the file numbered `file`."""
+
+    file: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A parameter: its whole shape, and the pieces that tile its flattened form, in order."""
+
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Elements of the whole tensor."""
+        total = 1
+        for size in self.shape:
+            total *= size
+        return total
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that a checkpoint says of itself."""
+
+    step: int
+    """Optimizer steps done."""
+
+    tokens_seen: int
+    """Training tokens consumed."""
+
+    config: dict[str, Any]
+    """The resolved run config that wrote it, as plain values."""
+
+    code_revision: str
+    """Version, and git revision where there is one, of the code that wrote it."""
+
+    world: dict[str, int]
+    """Topology that wrote it: world_size, pipeline_stages, zero_stage. For people; no load depends on it."""
+
+    data: dict[str, Any]
+    """State of the data stream."""
+
+    scalars: dict[str, float]
+    """State that is alike on every rank: optimizer steps, loss scale."""
+
+    files: tuple[FileRecord, ...]
+    tensors: dict[str, TensorRecord]
+
+    def to_json(self) -> str:
+        """Text of the manifest, with a checksum over all of it."""
+        values = {"format": "llama-dist checkpoint", "version": FORMAT_VERSION, **asdict(self)}
+        return json.dumps(values | {"checksum": _checksum_of(values)}, indent=1)
+
+
+def step_directory(checkpoints: Path, step: int) -> Path:
+    """Directory of the checkpoint of `step`."""
+    return checkpoints / f"step_{step:08d}"
+
+
+def list_steps(checkpoints: Path) -> list[int]:
+    """Steps that have a manifest, ascending. Says nothing of whether their files are good."""
+    return sorted(step for step, path in _step_directories(checkpoints) if (path / MANIFEST_NAME).is_file())
+
+
+def has_any_step(checkpoints: Path) -> bool:
+    """Whether a checkpoint was ever begun here: then a start from zero needs the user's word."""
+    return bool(_step_directories(checkpoints))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read and check one manifest. Raises CheckpointError: absent, torn, changed, or of another version."""
+    path = directory / MANIFEST_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise CheckpointError(f"{path}: is not JSON: the file was cut or overwritten") from None
+    if not isinstance(values, dict) or values.get("version") != FORMAT_VERSION:
+        version = values.get("version") if isinstance(values, dict) else None
+        raise CheckpointError(f"{path}: format version {version!r}, this program reads {FORMAT_VERSION}")
+    stated = values.pop("checksum", None)
+    found = _checksum_of(values)
+    if stated != found:
+        raise CheckpointError(f"{path}: checksum is {found}, the file says {stated}: it was changed or damaged")
+    try:
+        return _from_values(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: is no manifest of this program: {error!r}") from None
+
+
+def verify_file(directory: Path, record: FileRecord) -> str | None:
+    """Return what is wrong with one file, or None. Reads it whole; parses nothing."""
+    path = directory / record.name
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes != record.num_bytes:
+            return f"{path}: {num_bytes} bytes, the manifest says {record.num_bytes}"
+        found = checksum_file(path)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    return None if found == record.checksum else f"{path}: checksum {found}, the manifest says {record.checksum}"
+
+
+def checksum_file(path: Path) -> str:
+    """xxh3-128 of a file in hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Make the checkpoint exist: written beside, synced, renamed, the directory synced."""
+    beside = directory / f".{MANIFEST_NAME}.new"
+    write_synced(beside, manifest.to_json().encode())
+    beside.rename(directory / MANIFEST_NAME)
+    sync_directory(directory)
+
+
+def write_synced(path: Path, content: bytes | memoryview) -> None:
+    """Write a file, readable by its owner alone, and wait until the disk has it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until the disk has the directory's names."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _step_directories(checkpoints: Path) -> list[tuple[int, Path]]:
+    if not checkpoints.is_dir():
+        return []
+    matches = ((_STEP_PATTERN.match(path.name), path) for path in checkpoints.iterdir() if path.is_dir())
+    return [(int(match.group(1)), path) for match, path in matches if match]
+
+
+def _checksum_of(values: dict[str, Any]) -> str:
+    return xxhash.xxh3_128(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _from_values(values: dict[str, Any]) -> Manifest:
+    """Build the record. File names are checked: a checksum shows damage, not who wrote it."""
+    files = tuple(FileRecord(**record) for record in values["files"])
+    for file in files:
+        if Path(file.name).name != file.name:
+            raise ValueError(f"file name {file.name!r} leads out of the checkpoint")
+    tensors = {
+        name: TensorRecord(tuple(record["shape"]), tuple(Piece(**piece) for piece in record["pieces"]))
+        for name, record in values["tensors"].items()
+    }
+    plain = {key: values[key] for key in ("step", "tokens_seen", "config", "code_revision", "world", "data", "scalars")}
+    return Manifest(**plain, files=files, tensors=tensors)
