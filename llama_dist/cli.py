@@ -1,0 +1,41 @@
+"""The verbs of `llama-dist` that work on checkpoints: options and printing only. Heavy imports wait for a verb."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the verbs on the program's `app`."""
+    app.command("generate")(generate)
+
+
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory, or a run: then its newest good one.")],
+    *,
+    prompt: Annotated[str, typer.Option(help="Text to continue; empty starts a new document.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate; EOS ends sooner.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Draw from this many likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens with this much probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 0,
+    tokenizer: Annotated[Path | None, typer.Option(help="Tokenizer file; by default the checkpoint's own.")] = None,
+    logprobs: Annotated[bool, typer.Option("--logprobs", help="Print each token's log probability, in nats.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Continue a text with a checkpoint, whatever topology wrote it.
+
+    Example: llama-dist generate runs/demo --prompt "import " --max-new-tokens 50 --temperature 0 --logprobs
+    """
+    from llama_dist.generation.command import Request, answer
+    from llama_dist.generation.sample import Sampling
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    result = answer(Request(checkpoint, prompt, max_new_tokens, sampling, seed, tokenizer))
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
+        return
+    for line in result.to_lines(logprobs=logprobs):
+        typer.echo(line)
