@@ -1,9 +1,15 @@
-"""Builders of step records that the metrics tests share."""
+"""Builders of step records and run directories that the metrics tests share."""
 
+import json
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
+from data_pipeline.config import write_yaml
+from llama_dist.config import RunDirectory, dump_config, parse_run_config
 from llama_dist.metrics import StepMetrics
 
 
@@ -26,3 +32,59 @@ def make_step() -> Callable[..., StepMetrics]:
         return StepMetrics(**(values | changes))  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def build_run_directory() -> Callable[[Path], RunDirectory]:
+    """Return a builder of run directories as the launcher leaves them at the start of the first attempt."""
+
+    def build(path: Path) -> RunDirectory:
+        directory = RunDirectory(path)
+        values = dump_config(parse_run_config(RUN_VALUES, where="test"))
+        directory.attempt(1).mkdir(parents=True)
+        directory.metrics.mkdir()
+        write_yaml(directory.config, values)
+        write_yaml(directory.attempt_config(1), values)
+        return directory
+
+    return build
+
+
+@pytest.fixture
+def run_directory(tmp_path: Path, build_run_directory: Callable[[Path], RunDirectory]) -> RunDirectory:
+    """Return a run directory of its own."""
+    return build_run_directory(tmp_path / "runs" / "tiny")
+
+
+@pytest.fixture
+def set_state(run_directory: RunDirectory) -> Callable[..., None]:
+    """Return a function that writes supervisor.json as this process's supervisor would."""
+
+    def write(state: str, **changes: object) -> None:
+        process = psutil.Process()
+        values = {
+            "pid": process.pid,
+            "create_time": process.create_time(),
+            "host": socket.gethostname(),
+            "attempt": 1,
+            "state": state,
+        }
+        run_directory.supervisor.write_text(json.dumps(values | changes))
+
+    return write
+
+
+RUN_VALUES = {
+    "name": "tiny",
+    "model": {
+        "vocabulary_size": 300,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "feed_forward_size": 32,
+        "max_sequence_length_tokens": 16,
+    },
+    "data": {"sources": [{"path": "data/one"}, {"path": "data/two", "weight": 2.0}], "sequence_length_tokens": 16},
+    "batch": {"global_batch_sequences": 4},
+    "train": {"num_steps": 10},
+}
