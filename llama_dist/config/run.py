@@ -100,7 +100,7 @@ class EvaluationConfig(StrictModel):
     """Optimizer steps between evaluations; 0 never evaluates. The last step always is, unless 0."""
 
     num_sequences: Count = 64
-    """Held-out sequences of one evaluation, over all ranks; fewer where the data has fewer."""
+    """Held-out sequences of one evaluation, over all ranks: the first ones of the held-out split."""
 
 
 class CheckpointConfig(StrictModel):

@@ -37,19 +37,20 @@ class Meter:
         self,
         *,
         step: int,
+        tokens_seen: int,
         loss: float,
         learning_rate: float,
         gradient_norm: float,
         skipped: bool = False,
     ) -> StepMetrics:
-        """End the time of the step and record it. `step` counts from 1, and tokens with it.
+        """End the time of the step and record it. `step` counts from 1; `tokens_seen` includes it.
 
         The engine's loss must have been read before (that waits for the device), or the time is too short.
         """
         seconds = max(self._clock() - self._started, 1e-9)
         return StepMetrics(
             step=step,
-            tokens_seen=step * self.tokens_per_step,
+            tokens_seen=tokens_seen,
             loss=loss,
             learning_rate=learning_rate,
             gradient_norm=gradient_norm,

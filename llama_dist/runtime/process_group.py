@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -44,28 +44,26 @@ def process_group(world: World, timeout_seconds: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank)
-    with peers_named(world, "while joining the process group"):
-        distributed.init_process_group(
-            backend, rank=world.rank, world_size=world.world_size, timeout=timedelta(seconds=timeout_seconds)
-        )
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    distributed.init_process_group(
+        backend, rank=world.rank, world_size=world.world_size, timeout=timedelta(seconds=timeout_seconds)
+    )
+    yield
+    # Not after an error: a lost peer would be waited for.
+    distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
-def peers_named(world: World, where: str) -> Iterator[None]:
+def peers_named(world: World, where: Callable[[], str]) -> Iterator[None]:
     """Turn a failed collective into PeerLostError with the rank and the place; other errors pass through."""
     try:
         yield
     except distributed.DistError as error:
-        raise _peer_lost(world, where, error) from error
+        raise _peer_lost(world, where(), error) from error
     except RuntimeError as error:
         # gloo reports a lost peer as a bare RuntimeError that names its own source file.
         if "gloo" not in str(error).lower() and "connection" not in str(error).lower():
             raise
-        raise _peer_lost(world, where, error) from error
+        raise _peer_lost(world, where(), error) from error
 
 
 def all_gather_json(value: Any) -> list[Any]:

@@ -1,1 +1,0 @@
-"""Loss on held-out text."""

@@ -1,0 +1,22 @@
+"""The note that a rank leaves when it ends by itself: torchrun hides exit codes, the supervisor reads this instead."""
+
+import json
+import socket
+import time
+from pathlib import Path
+
+
+def write_exit_record(path: Path, *, rank: int, exit_code: int, reason: str, step: int) -> None:
+    """Write the note whole or not at all; absent, the supervisor takes the rank for killed."""
+    values = {
+        "rank": rank,
+        "exit_code": exit_code,
+        "reason": reason,
+        "step": step,
+        "host": socket.gethostname(),
+        "time": time.time(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = path.with_suffix(".new")
+    beside.write_text(json.dumps(values), encoding="utf-8")
+    beside.replace(path)

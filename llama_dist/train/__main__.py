@@ -1,0 +1,62 @@
+"""The process edge of a rank: arguments in, exit code and exit record out. The work is `main.py`'s."""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from data_pipeline.config import ReportedError
+from llama_dist.config import RunDirectory
+from llama_dist.exit_codes import ExitCode
+from llama_dist.runtime.exit_record import write_exit_record
+from llama_dist.runtime.heartbeat import Heartbeat
+from llama_dist.runtime.parent_death import die_with_parent
+from llama_dist.runtime.process_group import World
+from llama_dist.runtime.stop import StopRequest
+from llama_dist.train.main import Attempt, train
+
+
+def main() -> None:
+    """Train, and leave with the exit code that says how it went."""
+    die_with_parent()
+    attempt = _parse_arguments()
+    heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number)
+    exit_code, reason = _run(attempt, heartbeat)
+    write_exit_record(
+        attempt.run.exit_record(attempt.number, attempt.world.rank),
+        rank=attempt.world.rank,
+        exit_code=exit_code,
+        reason=reason,
+        step=heartbeat.step,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # After a lost peer the interpreter's own end can wait for it in the communication library: leave at once.
+    os._exit(exit_code)
+
+
+def _run(attempt: Attempt, heartbeat: Heartbeat) -> tuple[int, str]:
+    try:
+        is_done = train(attempt, heartbeat, StopRequest().install())
+    except ReportedError as error:
+        print(f"rank {attempt.world.rank}: {error}", file=sys.stderr)
+        return error.exit_code, str(error)
+    except Exception:  # noqa: BLE001 - the process edge: every error becomes a record and an exit code
+        text = traceback.format_exc()
+        print(f"rank {attempt.world.rank}, {heartbeat.where()}:\n{text}", file=sys.stderr)
+        return ExitCode.OUR_BUG, text
+    return (ExitCode.DONE, "reached the last step") if is_done else (ExitCode.STOPPED, "asked to stop; saved")
+
+
+def _parse_arguments() -> Attempt:
+    parser = argparse.ArgumentParser(prog="python -m llama_dist.train", description=__doc__)
+    parser.add_argument("--run-directory", type=Path, required=True)
+    parser.add_argument("--attempt", type=int, required=True)
+    parser.add_argument("--fresh", action="store_true", help="set existing checkpoints aside and start at step 0")
+    arguments = parser.parse_args()
+    return Attempt(RunDirectory(arguments.run_directory), arguments.attempt, arguments.fresh, World.from_environment())
+
+
+if __name__ == "__main__":
+    main()

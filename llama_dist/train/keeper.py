@@ -1,0 +1,85 @@
+"""Where a run stands, and how that is saved and found again. The files are `llama_dist.checkpoint`'s."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_pipeline.stream import TokenStream
+from data_pipeline.stream_state import StreamState
+from llama_dist.checkpoint.load import agree_on_newest_good, load_into
+from llama_dist.checkpoint.save import Progress, save_checkpoint
+from llama_dist.config import RunConfig, dump_config
+from llama_dist.parallel.engine import Engine
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is. Everything else of the order follows from `consumed_samples`."""
+
+    step: int = 0
+    """Optimizer steps done."""
+
+    consumed_samples: int = 0
+    """Sequences trained on, over all ranks."""
+
+    def after_step(self, global_batch_sequences: int) -> "Position":
+        """Position one optimizer step further."""
+        return Position(self.step + 1, self.consumed_samples + global_batch_sequences)
+
+
+class CheckpointKeeper:
+    """Saves and restores one run. Collective: every rank calls every method alike."""
+
+    def __init__(self, directory: Path, config: RunConfig, stream: TokenStream, code_revision: str) -> None:
+        self._directory, self._config, self._stream = directory, config, stream
+        self._code_revision = code_revision
+
+    def is_due(self, step: int) -> bool:
+        """Whether the checkpoint interval or the run ends with `step`."""
+        return step % self._config.checkpoint.interval_steps == 0 or step == self._config.train.num_steps
+
+    def save(self, engine: Engine, position: Position) -> None:
+        """Write the checkpoint of `position`. Raises CheckpointError on every rank if it fails on one."""
+        config, grid = self._config, engine.grid
+        progress = Progress(
+            step=position.step,
+            tokens_seen=position.consumed_samples * config.data.sequence_length_tokens,
+            config=dump_config(config),
+            code_revision=self._code_revision,
+            world={
+                "world_size": grid.world_size,
+                "pipeline_stages": grid.pp_size,
+                "zero_stage": config.parallel.zero_stage,
+            },
+            data=self._stream.state(position.consumed_samples).model_dump(),
+        )
+        save_checkpoint(
+            self._directory,
+            engine,
+            progress,
+            tokenizer=self._stream.tokenizer_path,
+            keep_last=config.checkpoint.keep_last,
+        )
+
+    def restore_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
+        """Load the newest good checkpoint into `engine`; a run that never saved starts at step 0.
+
+        Raises CheckpointError where checkpoints exist but none is good or fits, DataError where the data is not the
+        data that the checkpoint was trained on.
+        """
+        found = agree_on_newest_good(self._directory, engine.grid.rank, engine.grid.world_size)
+        if found is None:
+            tell("no checkpoint: starting at step 0")
+            return Position()
+        for fault in found.passed_over:
+            tell(f"ALERT: passed over a damaged checkpoint: {fault}")
+        state = StreamState.model_validate(found.manifest.data)
+        self._stream.check_state(state)
+        load_into(engine, found)
+        tell(f"resumed from {found.directory} (step {found.manifest.step}, {found.manifest.tokens_seen} tokens seen)")
+        return Position(found.manifest.step, state.consumed_samples)
+
+    def set_aside(self, attempt: int) -> None:
+        """Rank 0 only. Move all checkpoints out of the way of a fresh start; nothing is deleted."""
+        if self._directory.exists():
+            self._directory.rename(self._directory.with_name(f"{self._directory.name}.before_attempt_{attempt:04d}"))

@@ -1,0 +1,97 @@
+"""The training loop. What it reads, saves and records is prepared elsewhere (`main.py`); the order is here."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data_pipeline.config import ReportedError
+from llama_dist.checkpoint.manifest import CheckpointError
+from llama_dist.config import RunConfig
+from llama_dist.metrics.meter import Meter
+from llama_dist.optim.schedule import learning_rate
+from llama_dist.parallel.engine import Engine
+from llama_dist.runtime.heartbeat import Heartbeat
+from llama_dist.runtime.process_group import any_rank
+from llama_dist.runtime.stop import StopRequest
+from llama_dist.train.batches import TrainingBatches
+from llama_dist.train.held_out import HeldOutText
+from llama_dist.train.keeper import CheckpointKeeper, Position
+from llama_dist.train.recorder import Recorder
+
+
+class DivergedError(ReportedError):
+    """The loss is no number any more. Going on would train, and save, rubbish."""
+
+    exit_code = 78
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with, assembled once."""
+
+    config: RunConfig
+    engine: Engine
+    batches: TrainingBatches
+    held_out: HeldOutText | None
+    keeper: CheckpointKeeper
+    recorder: Recorder
+    heartbeat: Heartbeat
+    stop: StopRequest
+    meter: Meter
+    tell: Callable[[str], None]
+    """Prints a line, on rank 0 alone."""
+
+
+def train_steps(parts: Parts, position: Position) -> bool:
+    """Collective. Train from `position` to the last step; False if asked to stop before it. Both ends are saved."""
+    config = parts.config
+    while position.step < config.train.num_steps:
+        parts.heartbeat.beat(position.step, "train")
+        parts.meter.start_step()
+        rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
+        micro_batches = parts.batches.read(position)
+        result = parts.engine.train_batch(micro_batches, rate)
+        if not (math.isfinite(result.loss) or result.skipped):
+            raise DivergedError(_divergence_advice(position.step + 1, result.loss))
+
+        position = position.after_step(config.batch.global_batch_sequences)
+        metrics = parts.meter.end_step(
+            step=position.step,
+            tokens_seen=position.consumed_samples * config.data.sequence_length_tokens,
+            loss=result.loss,
+            learning_rate=rate,
+            gradient_norm=result.gradient_norm,
+            skipped=result.skipped,
+        )
+        if parts.held_out and parts.held_out.is_due(position.step):
+            parts.heartbeat.beat(position.step, "evaluate")
+            metrics = dataclasses.replace(metrics, held_out_loss=parts.held_out.loss(parts.engine))
+        parts.recorder.record(metrics)
+
+        stopping = any_rank(parts.stop.is_made)
+        if stopping or parts.keeper.is_due(position.step):
+            _save(parts, position, must_succeed=stopping or position.step == config.train.num_steps)
+        if stopping:
+            return False
+    return True
+
+
+def _save(parts: Parts, position: Position, *, must_succeed: bool) -> None:
+    """Collective. A save that fails in mid-run is an alert, for the older checkpoint stands; the last one must not."""
+    parts.heartbeat.beat(position.step, "save")
+    parts.recorder.sync()
+    try:
+        parts.keeper.save(parts.engine, position)
+    except CheckpointError as error:
+        if must_succeed:
+            raise
+        parts.tell(f"ALERT: {error}. Training goes on; free the disk before the next save.")
+
+
+def _divergence_advice(step: int, loss: float) -> str:
+    return (
+        f"the loss of step {step} is {loss}: the run has diverged and was stopped before saving. "
+        "Lower optimizer.learning_rate or lengthen schedule.warmup_steps, and launch again: it continues from the "
+        "newest checkpoint (name the changed fields with --allow-change)."
+    )

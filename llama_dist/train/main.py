@@ -1,0 +1,106 @@
+"""The trainer, assembled: one function that builds the parts in order and starts the loop.
+
+Started by the launcher, one process per rank, through `__main__.py`.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+
+from data_pipeline.config import read_yaml
+from data_pipeline.errors import DataError
+from data_pipeline.stream import TokenStream, open_stream
+from llama_dist.config import RunConfig, RunDirectory, check_rules, parse_run_config
+from llama_dist.metrics.meter import Meter, peak_resident_bytes
+from llama_dist.optim.adamw import build_adamw
+from llama_dist.parallel.build import build_engine, join_deepspeed
+from llama_dist.parallel.grid import Grid
+from llama_dist.runtime.heartbeat import Heartbeat
+from llama_dist.runtime.process_group import World, peers_named, process_group
+from llama_dist.runtime.stop import StopRequest
+from llama_dist.train.batches import SampleAudit, TrainingBatches
+from llama_dist.train.held_out import HeldOutText
+from llama_dist.train.keeper import CheckpointKeeper
+from llama_dist.train.loop import Parts, train_steps
+from llama_dist.train.recorder import Recorder
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Which attempt of which run this process belongs to."""
+
+    run: RunDirectory
+    number: int
+    start_fresh: bool
+    world: World
+
+
+def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
+    """Build every part, resume, and train. False if asked to stop before the last step. Raises ReportedError."""
+    run, world, tell = attempt.run, attempt.world, _teller(attempt.world)
+    heartbeat.beat(0, "starting")
+    config = parse_run_config(read_yaml(run.attempt_config(attempt.number)), where=str(run.config))
+    check_rules(config, world.world_size)
+    grid = Grid(world.rank, world.world_size, config.parallel.pipeline_stages)
+
+    stream = open_stream(config.data)
+    _check_vocabulary(stream, config)
+    audit = SampleAudit(run.metrics, world.rank, attempt.number) if config.metrics.audit_samples else None
+    batches = TrainingBatches(stream, grid, config, audit)
+    held_out = None
+    if config.evaluation.interval_steps:
+        held_out = HeldOutText(open_stream(config.data, split="validation"), grid, config)
+
+    with (
+        peers_named(world, heartbeat.where),
+        process_group(world, config.supervision.process_group_timeout_seconds),
+    ):
+        heartbeat.beat(0, "build")
+        join_deepspeed()
+        engine = build_engine(config, grid, lambda named: build_adamw(named, config.optimizer))
+
+        heartbeat.beat(0, "resume")
+        keeper = CheckpointKeeper(run.checkpoints, config, stream, _code_revision(attempt))
+        if attempt.start_fresh and world.rank == 0:
+            keeper.set_aside(attempt.number)
+        position = keeper.restore_newest(engine, tell)
+
+        recorder = Recorder(run.metrics, attempt.number, config.train.num_steps, rank=world.rank, tell=tell)
+        meter = Meter(tokens_per_step=_tokens_per_step(config), peak_memory_bytes=_peak_memory_bytes())
+        parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, meter, tell)
+        is_done = train_steps(parts, position)
+        recorder.close()
+        heartbeat.beat(heartbeat.step, "done" if is_done else "stopped")
+    return is_done
+
+
+def _teller(world: World) -> Callable[[str], None]:
+    """Print on rank 0 alone: the run speaks with one voice."""
+    return lambda line: print(line, flush=True) if world.rank == 0 else None
+
+
+def _check_vocabulary(stream: TokenStream, config: RunConfig) -> None:
+    if stream.vocabulary_size > config.model.vocabulary_size:
+        raise DataError(
+            f"the data's tokenizer has {stream.vocabulary_size} ids, model.vocabulary_size is "
+            f"{config.model.vocabulary_size}: set model.vocabulary_size to at least {stream.vocabulary_size}"
+        )
+
+
+def _code_revision(attempt: Attempt) -> str:
+    """Version of this program, and the git revision that the launcher recorded, where there is one."""
+    path = attempt.run.attempt(attempt.number) / "code.json"
+    recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    revision = recorded.get("git_revision")
+    return f"{version('llama-dist')} {revision}" if revision else version("llama-dist")
+
+
+def _tokens_per_step(config: RunConfig) -> int:
+    return config.batch.global_batch_sequences * config.data.sequence_length_tokens
+
+
+def _peak_memory_bytes() -> Callable[[], int]:
+    return torch.cuda.max_memory_allocated if torch.cuda.is_available() else peak_resident_bytes
