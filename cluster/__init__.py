@@ -1,1 +1,1 @@
-"""Facts about machines: inventory, topology, fabric settings. Starts nothing."""
+"""Facts about machines and the environment that their processes need. Starts nothing. Standard library only."""

@@ -1,0 +1,16 @@
+"""What the launcher reports to a person besides ConfigError."""
+
+from data_pipeline.config import ReportedError
+from llama_dist.exit_codes import ExitCode
+
+
+class LiveRunError(ReportedError):
+    """The run is being trained by another supervisor."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class RunDirectoryError(ReportedError):
+    """The run directory cannot be written or read."""
+
+    exit_code = ExitCode.STORAGE
