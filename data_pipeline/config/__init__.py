@@ -2,11 +2,14 @@
 
 from data_pipeline.config.base import ConfigError, ReportedError, StrictModel, parse_config
 from data_pipeline.config.dataset import DataConfig, SourceConfig
+from data_pipeline.config.preparation import PreparationConfig, ReadingConfig
 from data_pipeline.config.yaml_file import read_yaml, write_yaml
 
 __all__ = [
     "ConfigError",
     "DataConfig",
+    "PreparationConfig",
+    "ReadingConfig",
     "ReportedError",
     "SourceConfig",
     "StrictModel",

@@ -1,0 +1,113 @@
+"""Decides what a preparation does: which tasks, in which order, and by what hash it is known. Writes nothing."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from data_pipeline.config import PreparationConfig
+from data_pipeline.durable_file import checksum_bytes
+from data_pipeline.errors import DataError
+from data_pipeline.inputs import InputFile, Piece, find_inputs, split_into_pieces
+from data_pipeline.manifest import SourcesEntry, TokenizerEntry
+from data_pipeline.tokenizer import Tokenizer
+
+# Enough tasks for every worker to end at about the same time; none so small that its shards are crumbs, none so
+# large that its shards pass 256 MiB of ids (about 4 bytes of text a token, 2 bytes an id).
+_TASKS_OF_A_CORPUS = 64
+_LEAST_TASK_BYTES = 4 * 1024 * 1024
+_MOST_TASK_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pieces that one worker reads in order, into shards of their own."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a preparation needs to know, the same for every number of workers."""
+
+    config: PreparationConfig
+    tokenizer_path: Path
+    tokenizer: TokenizerEntry
+    token_dtype: Literal["uint16", "uint32"]
+    tasks: tuple[Task, ...]
+    files: tuple[InputFile, ...]
+    sources: SourcesEntry
+    sources_listing: bytes
+    preparation_hash: str
+
+    @property
+    def num_source_bytes(self) -> int:
+        """Bytes of the input files on disk."""
+        return self.sources.num_bytes
+
+
+def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationConfig) -> Plan:
+    """Look at the inputs and cut them into tasks. Raises DataError where nothing can come of it."""
+    _check_special_ids(tokenizer, config)
+    files = find_inputs(inputs, config.reading)
+    task_bytes = config.task_bytes or _even_task_bytes(sum(file.num_bytes for file in files))
+    pieces = [piece for file in files for piece in split_into_pieces(file, task_bytes)]
+    listing = b"".join(
+        json.dumps({"input": file.input_number, "name": file.name, "bytes": file.num_bytes}).encode() + b"\n"
+        for file in files
+    )
+    entry = TokenizerEntry(
+        checksum=tokenizer.fingerprint,
+        vocabulary_size=tokenizer.vocabulary_size,
+        bos_id=tokenizer.bos_id,
+        eos_id=tokenizer.eos_id,
+    )
+    return Plan(
+        config=config,
+        tokenizer_path=tokenizer.path,
+        tokenizer=entry,
+        # 65,536 ids are the numbers that 16 bits can hold.
+        token_dtype="uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32",
+        tasks=_group(pieces, task_bytes),
+        files=tuple(files),
+        sources=SourcesEntry(
+            num_files=len(files), num_bytes=sum(file.num_bytes for file in files), checksum=checksum_bytes(listing)
+        ),
+        sources_listing=listing,
+        preparation_hash=_hash_preparation(config, entry, listing),
+    )
+
+
+def _check_special_ids(tokenizer: Tokenizer, config: PreparationConfig) -> None:
+    for is_added, token_id, name in (
+        (config.adds_bos, tokenizer.bos_id, "beginning"),
+        (config.adds_eos, tokenizer.eos_id, "end"),
+    ):
+        if is_added and token_id is None:
+            raise DataError(
+                f"{tokenizer.path}: the tokenizer has no {name}-of-sequence id, and documents were to carry it: "
+                f"use --no-{'bos' if name == 'beginning' else 'eos'}, or another tokenizer"
+            )
+
+
+def _even_task_bytes(num_bytes: int) -> int:
+    return min(max(num_bytes // _TASKS_OF_A_CORPUS, _LEAST_TASK_BYTES), _MOST_TASK_BYTES)
+
+
+def _group(pieces: list[Piece], task_bytes: int) -> tuple[Task, ...]:
+    groups: list[list[Piece]] = [[]]
+    num_bytes = 0
+    for piece in pieces:
+        if groups[-1] and num_bytes + piece.num_bytes > task_bytes:
+            groups.append([])
+            num_bytes = 0
+        groups[-1].append(piece)
+        num_bytes += piece.num_bytes
+    return tuple(Task(number, tuple(group)) for number, group in enumerate(groups))
+
+
+def _hash_preparation(config: PreparationConfig, tokenizer: TokenizerEntry, listing: bytes) -> str:
+    values = {"config": config.model_dump(mode="json"), "tokenizer": tokenizer.model_dump(mode="json")}
+    return checksum_bytes(json.dumps(values, sort_keys=True).encode() + b"\n" + listing)

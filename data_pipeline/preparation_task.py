@@ -1,0 +1,159 @@
+"""Does one task of a preparation: reads its documents, tokenizes them, writes its shards.
+
+The result depends on the task alone. Knows no other task and no manifest file.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from data_pipeline.documents import Document, DocumentReader
+from data_pipeline.errors import DataError
+from data_pipeline.manifest import SPLITS, ShardEntry, Split
+from data_pipeline.preparation_plan import Plan, Task
+from data_pipeline.shard_writer import ShardWriter
+from data_pipeline.tokenizer import Tokenizer
+
+# Text encoded in one call: large enough to hide the call, small enough to show progress and to stop soon.
+_ENCODED_BYTES = 1024 * 1024
+_ENCODED_DOCUMENTS = 512
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What was done since the last report."""
+
+    num_source_bytes: int
+    num_text_bytes: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task leaves: shards on disk and these entries for the manifest."""
+
+    number: int
+    train: list[ShardEntry]
+    validation: list[ShardEntry]
+    num_skipped_empty: int
+    num_skipped_invalid_utf8: int
+
+
+def split_of(document_id: bytes, validation_fraction: float) -> Split:
+    """Pick the split by the document's hash alone, so that adding files moves no document."""
+    bucket = int.from_bytes(document_id[:8], "big") / 2**64
+    return "validation" if bucket < validation_fraction else "train"
+
+
+def run_task(
+    plan: Plan, task: Task, output: Path, tokenizer: Tokenizer, report: Callable[[Advance], None]
+) -> TaskResult:
+    """Write the shards of `task` under `output`; `report` is called every megabyte and may raise to stop."""
+    reader = DocumentReader(plan.config.reading)
+    with ExitStack() as stack:
+        series = {split: stack.enter_context(_ShardSeries(plan, task, output, split)) for split in SPLITS}
+        num_empty = 0
+        for documents in _in_encoded_groups(document for piece in task.pieces for document in reader.read(piece)):
+            encoded = tokenizer.encode_batch([document.text for document in documents])
+            num_tokens = 0
+            for document, ids in zip(documents, encoded, strict=True):
+                if not len(ids):
+                    num_empty += 1
+                    continue
+                tokens = _with_special_ids(plan, ids)
+                _check_ids(plan, tokens)
+                document_id = xxhash.xxh3_128_digest(document.utf8)
+                split = split_of(document_id, plan.config.validation_fraction)
+                series[split].append(tokens, document_id, len(document.utf8))
+                num_tokens += len(tokens)
+            report(
+                Advance(
+                    num_source_bytes=sum(document.num_source_bytes for document in documents),
+                    num_text_bytes=sum(len(document.utf8) for document in documents),
+                    num_tokens=num_tokens,
+                )
+            )
+    return TaskResult(
+        number=task.number,
+        train=series["train"].entries,
+        validation=series["validation"].entries,
+        num_skipped_empty=num_empty,
+        num_skipped_invalid_utf8=reader.num_skipped_invalid_utf8,
+    )
+
+
+class _ShardSeries:
+    """The shards of one split that a task writes, one after another."""
+
+    def __init__(self, plan: Plan, task: Task, output: Path, split: Split) -> None:
+        self.entries: list[ShardEntry] = []
+        self._name = f"{split}-{task.number:05d}"
+        self._plan = plan
+        self._output = output
+        self._most_tokens = plan.config.shard_bytes // np.dtype(plan.token_dtype).itemsize
+        self._writer: ShardWriter | None = None
+
+    def append(self, tokens: npt.NDArray[Any], document_id: bytes, num_text_bytes: int) -> None:
+        if self._writer is None:
+            self._writer = ShardWriter(
+                self._output,
+                f"{self._name}-{len(self.entries):03d}.arrow",
+                token_dtype=self._plan.token_dtype,
+                tokens_per_record_batch=self._plan.config.tokens_per_record_batch,
+            )
+            self._writer.__enter__()
+        self._writer.append(tokens, document_id, num_text_bytes)
+        if self._writer.num_tokens >= self._most_tokens:
+            self._close()
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.__exit__(None, None, None)
+            self.entries.append(writer.entry())
+
+    def __enter__(self) -> "_ShardSeries":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if error is None:
+            self._close()
+        elif self._writer is not None:
+            self._writer.__exit__(kind, error, trace)
+
+
+def _in_encoded_groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
+    num_bytes = 0
+    for document in documents:
+        group.append(document)
+        num_bytes += len(document.utf8)
+        if num_bytes >= _ENCODED_BYTES or len(group) >= _ENCODED_DOCUMENTS:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
+
+
+def _with_special_ids(plan: Plan, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    parts: list[Any] = [ids]
+    if plan.config.adds_bos:
+        parts.insert(0, [plan.tokenizer.bos_id])
+    if plan.config.adds_eos:
+        parts.append([plan.tokenizer.eos_id])
+    return np.concatenate(parts) if len(parts) > 1 else ids
+
+
+def _check_ids(plan: Plan, tokens: npt.NDArray[np.int64]) -> None:
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or highest >= plan.tokenizer.vocabulary_size:
+        raise DataError(
+            f"{plan.tokenizer_path}: gave ids {lowest}..{highest}, its vocabulary is "
+            f"0..{plan.tokenizer.vocabulary_size - 1}: the tokenizer is damaged"
+        )

@@ -1,0 +1,227 @@
+"""The stream of batches: sample number in, tokens out, the same at every world size.
+
+Opens prepared datasets and gathers in process from memory maps; no worker process, no position of its own.
+The order is `order.py`'s, the bytes are `token_line.py`'s; torch is `torch_batch.py`'s.
+"""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipeline.config import DataConfig
+from data_pipeline.durable_file import checksum_bytes
+from data_pipeline.errors import DataError
+from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifest
+from data_pipeline.order import FixedOrder, Locations, Mixture, Order, ShuffledOrder
+from data_pipeline.stream_state import StreamState, check_same_stream
+from data_pipeline.token_line import TokenLine, check_shard_size
+
+Int64 = npt.NDArray[np.int64]
+
+# Sample ids keep the source in the upper bits: 2**48 sequences a source, 2**15 sources.
+SEQUENCE_ID_BITS = 48
+# Permuting thousands at a time costs numpy little more than permuting eight.
+_WINDOW_SAMPLES = 8192
+# Ranks and micro-batches of one step touch neighbouring windows.
+_MOST_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B samples of T tokens. `labels` are the tokens one place ahead."""
+
+    tokens: Int64
+    """int64 [B, T]"""
+
+    labels: Int64
+    """int64 [B, T]"""
+
+    sample_ids: Int64
+    """int64 [B]: which stored sequence each row is; a repeat over epochs has the same id."""
+
+    epochs: Int64
+    """int64 [B]: how often the row's source had been read whole before it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One opened split of one prepared dataset."""
+
+    directory: Path
+    manifest: Manifest
+    line: TokenLine
+    num_sequences: int
+
+
+class TokenStream:
+    """Batches by sample number. Reading the same number again gives the same sample."""
+
+    def __init__(self, sources: list[Source], order: Order, config: DataConfig, split: Split) -> None:
+        self.split = split
+        self.sequence_length_tokens = config.sequence_length_tokens
+        self._sources = sources
+        self._order = order
+        self._seed = config.shuffle_seed
+        self._mixture_hash = _hash_mixture(config)
+        self._fingerprint = checksum_bytes("\n".join(source.manifest.fingerprint for source in sources).encode())
+        self._windows: OrderedDict[int, Locations] = OrderedDict()
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids of the sources' tokenizer."""
+        return self._sources[0].manifest.tokenizer.vocabulary_size
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer file, equal in all sources."""
+        return self._sources[0].directory / TOKENIZER_NAME
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of all sources together, each counted once."""
+        return sum(source.num_sequences for source in self._sources)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of all sequences together, each counted once."""
+        return self.num_sequences * self.sequence_length_tokens
+
+    def read(self, sample_numbers: Int64) -> Batch:
+        """Read the samples of int64 [B] numbers; training never ends, held-out data has `num_sequences` samples."""
+        sample_numbers = np.asarray(sample_numbers, dtype=np.int64)
+        self._check_numbers(sample_numbers)
+        locations = self._locate(sample_numbers)
+        length = self.sequence_length_tokens
+        rows = np.empty((len(sample_numbers), length + 1), dtype=np.int64)
+        for number in np.unique(locations.sources):
+            chosen = np.flatnonzero(locations.sources == number)
+            rows[chosen] = self._sources[number].line.gather(locations.sequences[chosen] * length, length + 1)
+        return Batch(
+            tokens=np.ascontiguousarray(rows[:, :-1]),
+            labels=np.ascontiguousarray(rows[:, 1:]),
+            sample_ids=(locations.sources << SEQUENCE_ID_BITS) | locations.sequences,
+            epochs=locations.epochs,
+        )
+
+    def micro_batches(
+        self,
+        consumed_samples: int,
+        *,
+        dp_rank: int,
+        dp_size: int,
+        micro_batch_sequences: int,
+        num_micro_batches: int,
+    ) -> list[Batch]:
+        """Read one replica's part of the next step; over all replicas the step is a plain range of samples."""
+        assert 0 <= dp_rank < dp_size
+        batches = []
+        for micro_step in range(num_micro_batches):
+            first = consumed_samples + (micro_step * dp_size + dp_rank) * micro_batch_sequences
+            batches.append(self.read(np.arange(first, first + micro_batch_sequences, dtype=np.int64)))
+        return batches
+
+    def state(self, consumed_samples: int) -> StreamState:
+        """Say where the stream stands after `consumed_samples` of all ranks together."""
+        return StreamState(
+            consumed_samples=consumed_samples,
+            seed=self._seed,
+            sequence_length_tokens=self.sequence_length_tokens,
+            mixture_hash=self._mixture_hash,
+            fingerprint=self._fingerprint,
+        )
+
+    def check_state(self, state: StreamState) -> None:
+        """Raise DataError that prints both sides if `state` is of another order or of other data."""
+        check_same_stream(state, self.state(state.consumed_samples))
+
+    def _check_numbers(self, sample_numbers: Int64) -> None:
+        lowest, highest = (int(sample_numbers.min()), int(sample_numbers.max())) if sample_numbers.size else (0, 0)
+        if lowest < 0:
+            raise DataError(f"sample {lowest} was asked for: the first one is 0")
+        if self.split == "validation" and highest >= self.num_sequences:
+            raise DataError(
+                f"held-out sample {highest} was asked for: there are {self.num_sequences}, "
+                f"0 to {self.num_sequences - 1}: ask for fewer, or prepare with a larger --validation-fraction"
+            )
+
+    def _locate(self, sample_numbers: Int64) -> Locations:
+        """Look the samples up window by window; a window is kept, since neighbours are asked for next."""
+        windows, places = np.divmod(sample_numbers, _WINDOW_SAMPLES)
+        found = np.empty((3, len(sample_numbers)), dtype=np.int64)
+        for window in np.unique(windows):
+            inside = windows == window
+            located, chosen = self._window(int(window)), places[inside]
+            found[0, inside] = located.sources[chosen]
+            found[1, inside] = located.epochs[chosen]
+            found[2, inside] = located.sequences[chosen]
+        return Locations(found[0], found[1], found[2])
+
+    def _window(self, number: int) -> Locations:
+        located = self._windows.get(number)
+        if located is None:
+            end = (number + 1) * _WINDOW_SAMPLES
+            if self.split == "validation":
+                end = min(end, self.num_sequences)
+            located = self._order.locate(np.arange(number * _WINDOW_SAMPLES, end, dtype=np.int64))
+            self._windows[number] = located
+            if len(self._windows) > _MOST_WINDOWS:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(number)
+        return located
+
+
+def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
+    """Open the datasets of `config`. Raises DataError if one is absent, damaged at sight, or too short.
+
+    Looks at the manifest and at the size of every shard; checksums are for `llama-dist data verify`.
+    """
+    sources = [_open_source(Path(source.path), config.sequence_length_tokens, split) for source in config.sources]
+    _check_same_tokenizer(sources)
+    sizes = tuple(source.num_sequences for source in sources)
+    # A source that training draws from must hold something; held-out text may come from some sources only.
+    too_short = [source for source in sources if not source.num_sequences]
+    if too_short and (split == "train" or not any(sizes)):
+        source = too_short[0]
+        raise DataError(
+            f"{source.directory}: the {split} split holds {source.line.num_tokens} tokens, one sequence needs "
+            f"{config.sequence_length_tokens + 1}: {_advice_for_short(split)}"
+        )
+    order: Order = FixedOrder(sizes)
+    if split == "train":
+        mixture = Mixture.from_weights([source.weight for source in config.sources])
+        order = ShuffledOrder(sizes, mixture, config.shuffle_seed)
+    return TokenStream(sources, order, config, split)
+
+
+def _advice_for_short(split: Split) -> str:
+    advice = "add text, or lower data.sequence_length_tokens"
+    return advice if split == "train" else f"{advice}, or prepare with a larger --validation-fraction"
+
+
+def _open_source(directory: Path, sequence_length_tokens: int, split: Split) -> Source:
+    manifest = read_manifest(directory)
+    for shard in manifest.train + manifest.validation:
+        check_shard_size(directory, shard)
+    line = TokenLine(directory, manifest, split)
+    # The last sequence needs one more token, for its last label.
+    return Source(directory, manifest, line, max(0, line.num_tokens - 1) // sequence_length_tokens)
+
+
+def _check_same_tokenizer(sources: list[Source]) -> None:
+    first = sources[0]
+    for source in sources[1:]:
+        if source.manifest.tokenizer != first.manifest.tokenizer:
+            raise DataError(
+                "the sources were prepared with different tokenizers:\n"
+                f"  {first.directory}: {first.manifest.tokenizer}\n  {source.directory}: {source.manifest.tokenizer}\n"
+                "  prepare them again with one tokenizer"
+            )
+
+
+def _hash_mixture(config: DataConfig) -> str:
+    mixture = Mixture.from_weights([source.weight for source in config.sources])
+    return checksum_bytes(json.dumps([list(mixture.shares), mixture.block_samples]).encode())
