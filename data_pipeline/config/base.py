@@ -57,6 +57,8 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] == "missing":
         return f"{path}: required, but absent"
     message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "secret":
+        return f"{path}: {message}"
     return f"{path}: {message} (got {fault['input']!r})" if path else message
 
 

@@ -1,8 +1,10 @@
 """Everything that defines a run, apart from the machines: one record per part of the trainer."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from data_pipeline.config import DataConfig, StrictModel
 from llama_dist.config.model import ModelConfig
@@ -11,6 +13,8 @@ Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+
+_PASSWORD_IN_URI = re.compile(r"://[^/\s:@]*:(?!\$\{\w+\}@)[^/\s@]+@")
 
 
 class BatchConfig(StrictModel):
@@ -113,14 +117,24 @@ class CheckpointConfig(StrictModel):
     """Newest checkpoints kept; the last verified one is never removed."""
 
 
+def _refuse_password(uri: str) -> str:
+    """A config is copied into the run directory and every checkpoint, where a password has no business."""
+    if _PASSWORD_IN_URI.search(uri):
+        raise PydanticCustomError(
+            "secret", "holds a password: put it into an environment variable and write ${NAME} in its place"
+        )
+    return uri
+
+
 class MetricsConfig(StrictModel):
     """What is recorded of a run. None of it can slow or end the training."""
 
     mlflow: bool = True
     """Whether the metrics are shipped to MLflow, beside the spool that is always written."""
 
-    tracking_uri: str | None = None
-    """MLflow server or database URI; by default `mlflow.db` (sqlite) beside the runs."""
+    tracking_uri: Annotated[str, AfterValidator(_refuse_password)] | None = None
+    """MLflow server or database URI; by default `mlflow.db` (sqlite) beside the runs. A password goes in as `${NAME}`:
+    the value of an environment variable, which no file of the run then holds."""
 
     experiment: str = "llama-dist"
     """MLflow experiment that the run belongs to."""

@@ -26,8 +26,8 @@ POLL_SECONDS = 1.0
 FIRST_BACKOFF_SECONDS = 1.0
 MAX_BACKOFF_SECONDS = 60.0
 
-# After the end of a run: long enough for a server that restarts, short enough that nobody waits for the process.
-FLUSH_SECONDS = 120.0
+# After the end of a run: long enough for a server that restarts; the launcher waits at most 60 s for the process.
+FLUSH_SECONDS = 40.0
 
 _ENVIRONMENT_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -111,7 +111,7 @@ def connect_to_mlflow(directory: RunDirectory) -> Tracker:
 
     config = latest_config(directory).metrics
     if config.tracking_uri is not None:
-        return MlflowTracker(_with_environment(config.tracking_uri), config.experiment)
+        return MlflowTracker(with_environment(config.tracking_uri), config.experiment)
     beside = directory.path.resolve().parent
     with (beside / "mlflow.db.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two runs that create the same database at once would break it
@@ -145,7 +145,7 @@ def _behave_beside_training() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
 
-def _with_environment(uri: str) -> str:
+def with_environment(uri: str) -> str:
     """Put in the values of `${NAME}`: a password stays in the environment, out of every file of the run."""
 
     def value(match: re.Match[str]) -> str:

@@ -181,13 +181,14 @@ def test_a_second_launch_sets_running_again(run_directory, database, make_step, 
 
 
 def test_a_bad_tracking_address_is_logged_and_a_mended_one_back_fills(
-    run_directory, database, make_step, set_state, start_shipper
+    run_directory, database, make_step, set_state, start_shipper, monkeypatch
 ):
     values = read_yaml(run_directory.config)
-    values["metrics"]["tracking_uri"] = "gopher://user:hunter2@nowhere"
+    values["metrics"]["tracking_uri"] = "gopher://user:${TRACKER_PASSWORD}@nowhere"
     write_yaml(run_directory.attempt_config(1), values)
     set_state("running")
     spool_steps(run_directory, 1, range(1, 4), make_step)
+    monkeypatch.setenv("TRACKER_PASSWORD", "hunter2")
     process = start_shipper()
     assert process.stderr is not None
     line = process.stderr.readline()

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.config import read_yaml, write_yaml
+from llama_dist.config import ConfigError, parse_run_config
 from llama_dist.exit_codes import ExitCode
 from llama_dist.metrics import Spool, StepMetrics
 from llama_dist.metrics.run_facts import without_credentials
-from llama_dist.metrics.ship import MAX_BACKOFF_SECONDS, Shipper
+from llama_dist.metrics.ship import MAX_BACKOFF_SECONDS, Shipper, with_environment
 from llama_dist.metrics.shipment import Shipment
 from llama_dist.metrics.tracker import METRIC_KEYS, StepSet
 
@@ -211,17 +212,38 @@ def test_the_config_is_told_once_and_later_changes_as_tags(run_directory, make_s
     assert "llama_dist.attempt_0001.changes" not in store.tags
 
 
-def test_the_tracking_address_and_its_password_are_no_parameter(run_directory, make_step, set_state):
+def test_an_address_and_a_password_in_it_are_no_parameter(run_directory, make_step, set_state):
     store = TrackerStore()
     values = read_yaml(run_directory.config)
-    values["metrics"]["tracking_uri"] = "https://user:hunter2@tracker.example"
+    values["metrics"]["tracking_uri"] = "https://user:${PASSWORD}@tracker.example"
     values["data"]["sources"][0]["path"] = "s3://key:hunter2@bucket/data"
     write_yaml(run_directory.config, values)
     write_yaml(run_directory.attempt_config(1), values)
     set_state("done")
     ship(run_directory, store)
-    assert "hunter2" not in repr((store.params, store.tags))
+    assert "hunter2" not in repr((store.params, store.tags)) and "tracker.example" not in repr(store.params)
     assert store.params["data.sources.0.path"] == "s3://***@bucket/data"
+
+
+@pytest.mark.parametrize("uri", ["https://user:hunter2@tracker", "postgresql://:hunter2@host/db", "http://u:a${X}b@h"])
+def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(run_directory, uri):
+    values = read_yaml(run_directory.config)
+    values["metrics"]["tracking_uri"] = uri
+    with pytest.raises(ConfigError, match=r"metrics.tracking_uri: holds a password") as refusal:
+        parse_run_config(values, where="test")
+    assert uri not in str(refusal.value)
+
+
+def test_a_password_comes_from_the_environment_alone(run_directory, monkeypatch):
+    values = read_yaml(run_directory.config)
+    values["metrics"]["tracking_uri"] = "https://user:${TRACKER_PASSWORD}@tracker"
+    uri = parse_run_config(values, where="test").metrics.tracking_uri
+    assert uri is not None
+    monkeypatch.setenv("TRACKER_PASSWORD", "hunter2")
+    assert with_environment(uri) == "https://user:hunter2@tracker"
+    monkeypatch.delenv("TRACKER_PASSWORD")
+    with pytest.raises(ConfigError, match="TRACKER_PASSWORD, which is not set"):
+        with_environment(uri)
 
 
 def test_credentials_are_struck_out_and_other_text_is_not():

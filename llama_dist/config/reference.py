@@ -1,0 +1,162 @@
+"""Writes the config reference from the models: `python -m llama_dist.config.reference > docs/config.md`.
+
+The docstring under each field is its text; nothing is documented twice. A test fails when the page is stale.
+"""
+
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from data_pipeline.config import PreparationConfig
+from llama_dist.config.cluster import ClusterConfig
+from llama_dist.config.rules import RULES
+from llama_dist.config.run import RunConfig
+
+ROOTS: tuple[tuple[str, str, type[BaseModel]], ...] = (
+    ("Run", "A file of `configs/run/`; `llama-dist launch RUN.yaml --set key=value` overrides one key.", RunConfig),
+    ("Cluster", "A file of `configs/cluster/`; override with `--set cluster.key=value`.", ClusterConfig),
+    ("Preparation of a dataset", "What `llama-dist data prepare` records in a dataset's manifest.", PreparationConfig),
+)
+
+_HEAD = """\
+# Config reference
+
+<!-- Generated: python -m llama_dist.config.reference > docs/config.md -->
+
+Every key of every config file. An unknown key, or a value of another type, is an error that names the nearest key.
+`N` stands for a place in a list, counted from 0.
+"""
+
+_PLAIN_TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
+_BOUNDS = ((annotated_types.Ge, "ge", ">="), (annotated_types.Gt, "gt", ">"))
+_UPPER_BOUNDS = ((annotated_types.Le, "le", "<="), (annotated_types.Lt, "lt", "<"))
+
+
+@dataclass(frozen=True)
+class FieldRow:
+    """One key of the reference."""
+
+    path: str
+    type: str
+    default: str
+    documentation: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One model: its place in the file, and its keys."""
+
+    path: str
+    documentation: str
+    rows: tuple[FieldRow, ...]
+
+
+def sections(model: type[BaseModel], path: str = "") -> Iterator[Section]:
+    """Yield the section of `model`, then those of the models inside it, in the order of the fields."""
+    rows, inner = [], []
+    for name, field in model.model_fields.items():
+        field_path = f"{path}.{name}" if path else name
+        rows.append(FieldRow(field_path, _field_type(field), _default(field), _one_line(field.description)))
+        inner_model, is_list = _inner_model(field.annotation)
+        if inner_model is not None:
+            inner.append((inner_model, f"{field_path}.N" if is_list else field_path))
+    yield Section(path, _one_line(model.__doc__), tuple(rows))
+    for inner_model, inner_path in inner:
+        yield from sections(inner_model, inner_path)
+
+
+def reference_page() -> str:
+    """Return the whole page as Markdown."""
+    parts = [_HEAD]
+    for title, introduction, model in ROOTS:
+        parts.append(f"## {title}\n\n{introduction}\n")
+        parts += [_section_text(section) for section in sections(model)]
+    rules = "\n".join(f"| `{rule.name}` | {rule.reason} |" for rule in RULES)
+    parts.append("## Rules between keys\n\nChecked before anything starts; an error names the rule.\n")
+    parts.append(f"| rule | why |\n|---|---|\n{rules}\n")
+    return "\n".join(parts)
+
+
+def _section_text(section: Section) -> str:
+    head = f"### `{section.path}`\n\n{section.documentation}\n\n" if section.path else f"{section.documentation}\n\n"
+    rows = "\n".join(
+        f"| `{row.path}` | {row.type} | {row.default} | {_cell(row.documentation)} |" for row in section.rows
+    )
+    return f"{head}| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _field_type(field: FieldInfo) -> str:
+    return _cell(_type_text(field.annotation) + _bounds_text(field.metadata))
+
+
+def _type_text(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_text(arguments[0]) + _bounds_text(_flat_metadata(arguments[1:]))
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type_text(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_type_text(arguments[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "keys below"
+    return _PLAIN_TYPES[annotation]
+
+
+def _flat_metadata(metadata: tuple[Any, ...]) -> list[Any]:
+    """Take the constraints out of `Field(...)`, which keeps them in a list of its own."""
+    return [item for entry in metadata for item in (entry.metadata if isinstance(entry, FieldInfo) else [entry])]
+
+
+def _bounds_text(metadata: list[Any]) -> str:
+    texts = []
+    for kind, attribute, sign in _BOUNDS + _UPPER_BOUNDS:
+        texts += [f"{sign} {getattr(item, attribute)}" for item in metadata if isinstance(item, kind)]
+    texts += [f"of at least {item.min_length}" for item in metadata if isinstance(item, annotated_types.MinLen)]
+    texts += [f"matches `{item.pattern}`" for item in metadata if getattr(item, "pattern", None)]
+    return " " + ", ".join(texts) if texts else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory is not None:
+        value = field.get_default(call_default_factory=True, validated_data={})
+    else:
+        value = field.default
+    if value is PydanticUndefined:
+        return "required"
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    if value is None:
+        return "null"
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """Return the model that a field holds, and whether it holds a list of them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    for argument in get_args(annotation):
+        model, _ = _inner_model(argument)
+        if model is not None:
+            return model, get_origin(annotation) is list
+    return None, False
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference_page())
