@@ -11,9 +11,9 @@ def test_time_between_steps_is_not_counted():
     now = iter([0.0, 10.0, 12.0, 50.0, 51.0])
     meter = Meter(tokens_per_step=1000, peak_memory_bytes=lambda: 3 * 2**30, clock=lambda: next(now))
     meter.start_step()
-    first = meter.end_step(step=1, loss=2.0, learning_rate=0.1, gradient_norm=1.0)
+    first = meter.end_step(step=1, tokens_seen=1000, loss=2.0, learning_rate=0.1, gradient_norm=1.0)
     meter.start_step()
-    second = meter.end_step(step=2, loss=2.0, learning_rate=0.1, gradient_norm=1.0, skipped=True)
+    second = meter.end_step(step=2, tokens_seen=2000, loss=2.0, learning_rate=0.1, gradient_norm=1.0, skipped=True)
     assert (first.step_seconds, first.tokens_per_second, first.tokens_seen) == (2.0, 500.0, 1000)
     assert (second.step_seconds, second.tokens_per_second, second.tokens_seen) == (1.0, 1000.0, 2000)
     assert first.memory_gib == 3.0 and second.skipped and first.held_out_loss is None
