@@ -24,12 +24,17 @@ class _ConfigLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _ConfigDumper(yaml.SafeDumper):
+    """PyYAML's safe dumper that quotes the text which `_ConfigLoader` would read as a number, as in a run named 1e5."""
+
+
 # YAML 1.1 reads 3e-4 as text, since it wants a dot and a signed exponent; YAML 1.2 reads a number.
-_ConfigLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+for _end in (_ConfigLoader, _ConfigDumper):
+    _end.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -62,7 +67,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
     """Write `values` in their order, so that a person can compare two files."""
-    path.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _place(node: yaml.Node) -> str:
