@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -69,6 +69,6 @@ class _LineProgress:
         print(f"{self._label}: {percent:.0f} %  {rates}", file=sys.stderr, flush=True)
 
 
-def print_note(parts: Sequence[str]) -> None:
+def print_note(text: str) -> None:
     """Print one line for a person on stderr, where it cannot mix with a verb's answer."""
-    print(" ".join(parts), file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)

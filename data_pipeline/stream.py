@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.config import DataConfig
-from data_pipeline.durable_file import checksum_bytes
+from data_pipeline.durable_file import checksum_bytes, checksum_file
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifest
 from data_pipeline.order import FixedOrder, Locations, Mixture, Order, ShuffledOrder
@@ -206,9 +206,19 @@ def _open_source(directory: Path, sequence_length_tokens: int, split: Split) -> 
     manifest = read_manifest(directory)
     for shard in manifest.train + manifest.validation:
         check_shard_size(directory, shard)
+    _check_tokenizer_file(directory / TOKENIZER_NAME, manifest.tokenizer.checksum)
     line = TokenLine(directory, manifest, split)
     # The last sequence needs one more token, for its last label.
     return Source(directory, manifest, line, max(0, line.num_tokens - 1) // sequence_length_tokens)
+
+
+def _check_tokenizer_file(path: Path, needed: str) -> None:
+    try:
+        seen = checksum_file(path)
+    except OSError as error:
+        raise DataError(f"{path}: the dataset's tokenizer cannot be read: {error.strerror}: restore it") from None
+    if seen != needed:
+        raise DataError(f"{path}: checksum {seen}, the manifest says {needed}: another tokenizer's file: restore it")
 
 
 def _check_same_tokenizer(sources: list[Source]) -> None:

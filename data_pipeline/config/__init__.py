@@ -3,6 +3,7 @@
 from data_pipeline.config.base import ConfigError, ReportedError, StrictModel, parse_config
 from data_pipeline.config.dataset import DataConfig, SourceConfig
 from data_pipeline.config.preparation import PreparationConfig, ReadingConfig
+from data_pipeline.config.tokenizer import TokenizerTrainingConfig
 from data_pipeline.config.yaml_file import read_yaml, write_yaml
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ReportedError",
     "SourceConfig",
     "StrictModel",
+    "TokenizerTrainingConfig",
     "parse_config",
     "read_yaml",
     "write_yaml",
