@@ -32,7 +32,9 @@ class StrictModel(BaseModel):
     The docstring under each field is its documentation: the config reference is generated from it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 Model = TypeVar("Model", bound=BaseModel)

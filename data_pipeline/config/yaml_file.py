@@ -63,6 +63,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # PyYAML lets these through: a date in month 13, an integer of 5000 digits, 3000 nested lists.
+        raise ConfigError(f"{where}: a value cannot be read: {error}: put text in quotes") from None
 
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:

@@ -43,6 +43,8 @@ def test_a_key_given_twice_is_refused_with_its_place(text: str) -> None:
         (b"1: one\n", "key 1 is not text: put it in quotes"),
         (b"a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
         (b"a: !!python/name:os.system\n", "not valid YAML"),
+        (b"name: 2024-13-45\n", "a value cannot be read: month must be in 1..12: put text in quotes"),
+        (b"a: " + b"[" * 3000, "a value cannot be read"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path, content: bytes, message: str) -> None:

@@ -46,6 +46,8 @@ def test_an_unknown_key_inside_a_list_is_named_by_its_place(run_values: dict[str
         ("train.precision", "fp8"),
         ("optimizer.learning_rate", "3e-4"),
         ("optimizer.learning_rate", 0.0),
+        ("optimizer.learning_rate", float("inf")),
+        ("optimizer.learning_rate", float("nan")),
         ("optimizer.beta1", 1.0),
         ("parallel.zero_stage", 4),
         ("schedule.final_learning_rate_ratio", 1.5),
