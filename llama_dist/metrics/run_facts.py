@@ -1,7 +1,9 @@
 """What is told about a run beside its metrics: parameters, what later attempts changed, rewinds. Reads files only."""
 
+import json
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from llama_dist.config import ConfigError, RunConfig, RunDirectory, dump_config, load_run_config
@@ -37,7 +39,7 @@ def params_of(config: RunConfig) -> dict[str, str]:
 
 
 def attempt_tags(directory: RunDirectory) -> dict[str, str]:
-    """Return how many attempts there were, and what each changed in the config of the first launch."""
+    """Return how many attempts there were, what each changed in the config of the first launch, and the newest code."""
     numbers = attempt_numbers(directory)
     tags = {"llama_dist.attempts": str(len(numbers))}
     first = params_of(load_run_config(directory.config))
@@ -45,10 +47,18 @@ def attempt_tags(directory: RunDirectory) -> dict[str, str]:
         try:
             changes = _changes(first, params_of(load_run_config(directory.attempt_config(number))))
         except ConfigError:  # of another version of the code: the attempt counts, its changes cannot be told
-            continue
+            changes = ""
         if changes:
             tags[f"llama_dist.attempt_{number:04d}.changes"] = changes
+        revision = _code_revision(directory, number)
+        if revision:
+            tags["llama_dist.code_revision"] = revision
     return tags
+
+
+def attempts_seen(directory: RunDirectory) -> list[tuple[int, bool]]:
+    """Return what `attempt_tags` would read now, cheaply: the attempts, and whether their code is recorded yet."""
+    return [(number, _code_record(directory, number).is_file()) for number in attempt_numbers(directory)]
 
 
 class RewindLog:
@@ -68,6 +78,19 @@ class RewindLog:
                 self.tags[key] = f"resumed after step {step - 1}; an earlier attempt had reached {self._furthest_step}"
             self._attempt = record.attempt
             self._furthest_step = max(self._furthest_step, step)
+
+
+def _code_record(directory: RunDirectory, number: int) -> Path:
+    return directory.attempt(number) / "code.json"
+
+
+def _code_revision(directory: RunDirectory, number: int) -> str | None:
+    try:
+        record = json.loads(_code_record(directory, number).read_text(encoding="utf-8"))
+        revision = record["git_revision"]
+        return f"{revision} with local changes" if revision and record.get("git_dirty") else revision
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from itertools import islice
 
 from llama_dist.config import RunDirectory, load_run_config
 from llama_dist.metrics.record import SpoolRecord
-from llama_dist.metrics.run_facts import RewindLog, attempt_numbers, attempt_tags, params_of
+from llama_dist.metrics.run_facts import RewindLog, attempt_tags, attempts_seen, params_of
 from llama_dist.metrics.run_identity import load_identity, save_identity
 from llama_dist.metrics.spool import SpoolReader, effective_steps, read_spool, spool_path
 from llama_dist.metrics.tracker import MetricPoint, Tracker, points_of, timestamp_ms
@@ -29,7 +29,7 @@ class Shipment:
         self._tracker = tracker
         self._reader = SpoolReader(spool_path(directory.metrics))
         self._rewinds = RewindLog()
-        self._tagged_attempts: list[int] = []
+        self._tagged_attempts: list[tuple[int, bool]] = []
         self._open_run()
         self._shipped = tracker.shipped_steps()
 
@@ -74,7 +74,7 @@ class Shipment:
         self._tracker.set_params(params_of(load_run_config(self._directory.config)))
 
     def _tag_attempts(self) -> None:
-        attempts = attempt_numbers(self._directory)
+        attempts = attempts_seen(self._directory)
         if attempts != self._tagged_attempts:
             self._tracker.set_tags(attempt_tags(self._directory))
             self._tagged_attempts = attempts

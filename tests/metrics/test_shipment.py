@@ -225,6 +225,17 @@ def test_an_address_and_a_password_in_it_are_no_parameter(run_directory, make_st
     assert store.params["data.sources.0.path"] == "s3://***@bucket/data"
 
 
+def test_the_code_revision_is_told_even_when_it_is_written_late(run_directory, make_step):
+    store = TrackerStore()
+    spool_steps(run_directory, 1, [1], make_step)
+    shipment = Shipment(run_directory, FlakyTracker(store))
+    shipment.send_new()
+    assert "llama_dist.code_revision" not in store.tags
+    (run_directory.attempt(1) / "code.json").write_text('{"git_revision": "abc123", "git_dirty": true}')
+    shipment.send_new()
+    assert store.tags["llama_dist.code_revision"] == "abc123 with local changes"
+
+
 @pytest.mark.parametrize("uri", ["https://user:hunter2@tracker", "postgresql://:hunter2@host/db", "http://u:a${X}b@h"])
 def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(run_directory, uri):
     values = read_yaml(run_directory.config)
