@@ -6,7 +6,7 @@ Sets nothing itself.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.facts import MachineFacts
@@ -34,6 +34,7 @@ _SHIPPER_NAMES = frozenset(
 _SHIPPER_PREFIXES = ("MLFLOW_",)
 
 _SECRET_NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)(API_?)?KEY(_|$)|(^|_)AUTH", re.IGNORECASE)
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 MASK = "***"
 
@@ -45,6 +46,7 @@ class Variable:
     name: str
     value: str
     reason: str
+    is_secret: bool = False
 
 
 def worker_environment(
@@ -60,14 +62,19 @@ def worker_environment(
     return _merge(ours, caller, _PASSED_NAMES, _PASSED_PREFIXES)
 
 
-def shipper_environment(caller: Mapping[str, str]) -> tuple[Variable, ...]:
-    """Everything that the metrics shipper sees: MLflow's settings and credentials reach it and no rank."""
+def shipper_environment(caller: Mapping[str, str], tracking_uri: str | None) -> tuple[Variable, ...]:
+    """Everything that the metrics shipper sees: MLflow's settings and credentials reach it and no rank.
+
+    A variable that the tracking address names as `${NAME}` is passed on; such are secrets, and masked.
+    """
+    named = frozenset(_REFERENCE.findall(tracking_uri or ""))
     ours = [
         *_python(),
         Variable("OMP_NUM_THREADS", "1", "the shipper computes nothing: leave the cores to the ranks"),
         Variable("MLFLOW_DISABLE_TELEMETRY", "true", "nothing about a run leaves the machine unasked"),
     ]
-    return _merge(ours, caller, _PASSED_NAMES | _SHIPPER_NAMES, _PASSED_PREFIXES + _SHIPPER_PREFIXES)
+    merged = _merge(ours, caller, _PASSED_NAMES | _SHIPPER_NAMES | named, _PASSED_PREFIXES + _SHIPPER_PREFIXES)
+    return tuple(replace(each, is_secret=True) if each.name in named else each for each in merged)
 
 
 def as_mapping(variables: tuple[Variable, ...]) -> dict[str, str]:
@@ -77,12 +84,14 @@ def as_mapping(variables: tuple[Variable, ...]) -> dict[str, str]:
 
 def masked(variables: tuple[Variable, ...]) -> tuple[Variable, ...]:
     """Return what may be shown or written down: no password, token or key, nor a user name inside an address."""
-    return tuple(Variable(each.name, mask_value(each.name, each.value), each.reason) for each in variables)
+    return tuple(replace(each, value=_mask(each)) for each in variables)
 
 
-def mask_value(name: str, value: str) -> str:
-    """Hide the whole value of a secret's name, and the user's part of any address."""
-    return MASK if _SECRET_NAME.search(name) else mask_addresses(value)
+def _mask(variable: Variable) -> str:
+    """Hide the whole value of a secret, and the user's part of any address."""
+    if variable.is_secret or _SECRET_NAME.search(variable.name):
+        return MASK
+    return mask_addresses(variable.value)
 
 
 def mask_addresses(text: str) -> str:

@@ -1,6 +1,6 @@
 """What the supervisor shows: its own lines, and a rank's output as it grows. A closed terminal costs nothing."""
 
-import os
+import codecs
 import sys
 from pathlib import Path
 from typing import TextIO
@@ -37,6 +37,7 @@ class Follower:
         self._path = path
         self._console = console
         self._position = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in two reads
 
     def show_new(self) -> None:
         """Show what was added since the last call."""
@@ -45,11 +46,6 @@ class Follower:
                 file.seek(self._position)
                 while block := file.read(_BLOCK_BYTES):
                     self._position += len(block)
-                    self._console.write(block.decode("utf-8", errors="replace"))
+                    self._console.write(self._decoder.decode(block))
         except OSError:
             return  # not there yet
-
-
-def silence_broken_stdout() -> None:
-    """Send what is still buffered for a closed pipe to nowhere, so that the interpreter's exit stays silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,6 +1,6 @@
 """What the launcher reports to a person besides ConfigError."""
 
-from data_pipeline.config import ReportedError
+from llama_dist.config import ReportedError
 from llama_dist.exit_codes import ExitCode
 
 

@@ -80,7 +80,8 @@ class LocalAttempt:
         for process_group in [rank.pid for rank in self._ranks()] + [self._agent.pid]:
             with contextlib.suppress(ProcessLookupError):  # torchrun gives each rank a session of its own
                 os.killpg(process_group, signal.SIGKILL)
-        self._agent.wait(_END_TIMEOUT_SECONDS)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the caller polls on
+            self._agent.wait(_END_TIMEOUT_SECONDS)
 
     def failures(self) -> WorkerFailures:
         """Read the agent's failure table."""

@@ -61,7 +61,6 @@ def make_plan(
     caller_environment: Mapping[str, str],
     *,
     attempt: int = 1,
-    fresh: bool = False,
     worker_module: str = TRAINER_MODULE,
 ) -> Plan:
     """Plan one attempt. Raises ConfigError for a topology that cannot work, with what could."""
@@ -72,8 +71,9 @@ def make_plan(
     dp_size = world_size // pp_size
     accumulation = config.batch.global_batch_sequences // (config.batch.micro_batch_sequences * dp_size)
     tokens_per_step = config.batch.global_batch_sequences * config.data.sequence_length_tokens
-    worker = worker_command(run, attempt, fresh=fresh, module=worker_module)
+    worker = worker_command(run, attempt, worker_module)
     workers = worker_environment(machine, world_size, log_directory(run, attempt), caller_environment)
+    shippers = shipper_environment(caller_environment, config.metrics.tracking_uri)
     return Plan(
         run=config.name,
         run_directory=str(run.path),
@@ -93,7 +93,7 @@ def make_plan(
         agent_command=agent_command(run, attempt, cluster, world_size, worker),
         worker_command=worker,
         worker_environment=masked(workers),
-        shipper_environment=masked(shipper_environment(caller_environment)) if config.metrics.mlflow else (),
+        shipper_environment=masked(shippers) if config.metrics.mlflow else (),
     )
 
 
@@ -138,10 +138,9 @@ def pipeline_bubble(pp_size: int, num_micro_batches: int) -> float:
     return (pp_size - 1) / (num_micro_batches + pp_size - 1)
 
 
-def worker_command(run: RunDirectory, attempt: int, *, fresh: bool, module: str) -> tuple[str, ...]:
+def worker_command(run: RunDirectory, attempt: int, module: str) -> tuple[str, ...]:
     """Return the command of one rank."""
-    command = (sys.executable, "-m", module, "--run-directory", str(run.path), "--attempt", str(attempt))
-    return (*command, "--fresh") if fresh else command
+    return (sys.executable, "-m", module, "--run-directory", str(run.path), "--attempt", str(attempt))
 
 
 def agent_command(

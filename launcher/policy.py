@@ -152,7 +152,10 @@ def _meaning(code: int | None) -> str:
 
 
 def _colon(reason: str) -> str:
-    return f": {reason}" if reason else ""
+    """Return `: reason`; of a traceback its last line, which names the error."""
+    lines = reason.strip().splitlines()
+    text = lines[-1] if lines and lines[0].startswith("Traceback") else reason.strip()
+    return f": {text}" if text else ""
 
 
 def _signal_name(number: int) -> str:

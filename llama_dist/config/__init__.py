@@ -1,6 +1,6 @@
 """The configuration of a run: typed models, the rules between them, files and overrides. No torch."""
 
-from data_pipeline.config import ConfigError, DataConfig, ReportedError, SourceConfig
+from data_pipeline.config import ConfigError, DataConfig, ReportedError, SourceConfig, write_yaml
 from llama_dist.config.cluster import ClusterConfig
 from llama_dist.config.load import dump_config, load_cluster_config, load_run_config, parse_run_config
 from llama_dist.config.model import ModelConfig
@@ -44,4 +44,5 @@ __all__ = [
     "load_cluster_config",
     "load_run_config",
     "parse_run_config",
+    "write_yaml",
 ]

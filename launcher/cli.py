@@ -1,0 +1,163 @@
+"""The one entry point, `llama-dist`: options, printing, exit codes. Every heavy import waits until its verb runs.
+
+Does no work itself.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_pipeline.cli import data_app, tokenizer_app
+from launcher.edge import run_at_edge
+from llama_dist.cli import register
+
+if TYPE_CHECKING:
+    from launcher.launch import Launch
+
+app = typer.Typer(
+    name="llama-dist",
+    help="From raw text to a LLaMA-style model: prepare data, plan, train, resume, watch.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a plain traceback can be pasted into a report
+    add_completion=False,
+    rich_markup_mode=None,
+)
+app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(data_app, name="data")
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file, for example configs/run/tiny.yaml.")]
+ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="C.yaml", help="By default: this machine.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="Overrides one field; may be repeated.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Run = Annotated[str, typer.Argument(help="Name of a run, or the path of its directory.")]
+RunsDirectory = Annotated[Path, typer.Option(help="Where runs are looked up by name.")]
+
+
+@app.command()
+def plan(
+    run_file: RunFile, *, cluster: ClusterFile = None, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Show what a launch would do: ranks, batch, memory, command, environment. Starts nothing.
+
+    Example: llama-dist plan configs/run/tiny.yaml --cluster configs/cluster/local-2.yaml --set parallel.zero_stage=2
+    """
+    import os
+
+    from launcher.launch import LaunchRequest, check_launch
+
+    _print_plan(check_launch(LaunchRequest(run_file, cluster, tuple(overrides or ())), os.environ), as_json=as_json)
+
+
+@app.command()
+def launch(
+    run_file: RunFile,
+    *,
+    cluster: ClusterFile = None,
+    overrides: Overrides = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Lets an existing run change this field or section; may be repeated."),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start at step 0; old checkpoints are set aside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan; start nothing.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background once the run is up.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print the plan as JSON.")] = False,
+) -> None:
+    """Start a run, or continue it from its newest checkpoint; restart it by itself when it crashes.
+
+    Ctrl-C lets the ranks save and end. Exit codes: 0 done, 70 bug, 74 storage, 75 gave up retrying, 78 bad input,
+    143 stopped.
+
+    Example: llama-dist launch configs/run/tiny.yaml --set train.num_steps=200 --detach
+    """
+    import os
+
+    from launcher.console import Console
+    from launcher.launch import LaunchRequest, check_launch
+
+    if as_json and not dry_run:
+        raise typer.BadParameter("needs --dry-run", param_hint="--json")
+    request = LaunchRequest(run_file, cluster, tuple(overrides or ()), tuple(allow_change or ()), fresh)
+    checked = check_launch(request, os.environ)
+    if dry_run:
+        checked.find_changes()
+        _print_plan(checked, as_json=as_json)
+        return
+    if detach:
+        from launcher.detach import launch_detached
+
+        raise typer.Exit(launch_detached(checked, Console()))
+    from launcher.execute import execute
+
+    raise typer.Exit(execute(checked, Console()))
+
+
+@app.command()
+def status(run: Run, *, runs_directory: RunsDirectory = Path("runs"), as_json: AsJson = False) -> None:
+    """Show a run's state, the step of each rank, its newest checkpoint and last metrics.
+
+    Example: llama-dist status tiny --json
+    """
+    from launcher.render import render_status
+    from launcher.run_lookup import find_run
+    from launcher.status import read_status
+
+    found = read_status(find_run(run, runs_directory))
+    _print(found, render_status(found), as_json=as_json)
+
+
+@app.command()
+def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
+    """Let a live run save and end, and wait until it has.
+
+    Example: llama-dist stop tiny
+    """
+    from launcher.console import Console
+    from launcher.run_lookup import find_run
+    from launcher.stop import stop_run
+
+    stop_run(find_run(run, runs_directory), Console())
+
+
+@app.command()
+def demo(
+    *,
+    directory: Annotated[Path, typer.Option(help="Where the demo's data and runs go.")] = Path("demo"),
+) -> None:
+    """Go the whole road on this machine: text, tokenizer, shards, training, a killed rank, resume, a sample.
+
+    Example: llama-dist demo --directory /tmp/demo
+    """
+    from launcher.demo import demo as run_demo
+
+    raise typer.Exit(run_demo(directory))
+
+
+register(app)
+
+
+def main() -> None:
+    """Run the program; typer itself ends it with 2 for a wrong use."""
+    run_at_edge(_run)
+
+
+def _run() -> int:
+    app()
+    return 0
+
+
+def _print_plan(launch: "Launch", *, as_json: bool) -> None:
+    from launcher.render import render_plan
+
+    plan = launch.plan_next()
+    _print(plan, render_plan(plan), as_json=as_json)
+
+
+def _print(record: Any, text: str, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    typer.echo(json.dumps(asdict(record), indent=2) if as_json else text)

@@ -1,0 +1,84 @@
+"""Starts a launch in a session of its own, and returns once its supervisor is up. Supervises nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from launcher.agent_log import read_tail
+from launcher.console import Console
+from launcher.edge import run_at_edge
+from launcher.execute import backend_of, create_run_directory, execute
+from launcher.launch import Launch, LaunchRequest, check_launch
+from launcher.records import read_supervisor
+from launcher.run_lock import lock_run
+
+_POLL_SECONDS = 0.05
+
+
+def launch_detached(launch: Launch, console: Console) -> int:
+    """Execute the launch in the background; answers 0 once it is up, else the code it ended with.
+
+    What can be refused is refused here first, where the user sees it. Raises ReportedError.
+    """
+    backend = backend_of(launch)
+    if not launch.run.path.exists():
+        backend.check()
+    create_run_directory(launch.run)
+    with lock_run(launch.run):
+        launch.find_changes()
+        backend.check()
+    log = launch.run.path / "launch.log"
+    start = log.stat().st_size if log.exists() else 0
+    process = _start(launch.request, log)
+    while (code := process.poll()) is None:
+        record = read_supervisor(launch.run.supervisor)
+        if record and record.pid == process.pid and record.state != "starting":
+            console.say(f"run `{launch.run.name}`: supervisor {process.pid} runs in the background; output in {log}")
+            console.say(f"see it with `llama-dist status {launch.run.path}`")
+            return 0
+        time.sleep(_POLL_SECONDS)
+    console.write(read_tail(log, log.stat().st_size - start))
+    return code
+
+
+def _start(request: LaunchRequest, log: Path) -> subprocess.Popen[bytes]:
+    """Start this file as a program. The request goes through a pipe: an override may hold a secret, argv is public."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "launcher.detach"],
+            stdin=subprocess.PIPE,
+            stdout=descriptor,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
+    assert process.stdin is not None
+    with process.stdin as pipe:
+        pipe.write(json.dumps(asdict(request), default=str).encode())
+    return process
+
+
+def _read_request(text: str) -> LaunchRequest:
+    values = json.loads(text)
+    return LaunchRequest(
+        run_file=Path(values["run_file"]),
+        cluster_file=Path(values["cluster_file"]) if values["cluster_file"] else None,
+        overrides=tuple(values["overrides"]),
+        allow_changes=tuple(values["allow_changes"]),
+        fresh=values["fresh"],
+        worker_module=values["worker_module"],
+    )
+
+
+def _execute_from_stdin() -> int:
+    return execute(check_launch(_read_request(sys.stdin.read()), os.environ), Console())
+
+
+if __name__ == "__main__":
+    run_at_edge(_execute_from_stdin)

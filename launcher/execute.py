@@ -1,0 +1,115 @@
+"""Creates or continues the run of a checked launch and supervises it to its end.
+
+Idempotent: a new name starts a run, an existing one goes on from its newest checkpoint.
+"""
+
+import contextlib
+
+from cluster.environment import as_mapping, shipper_environment, worker_environment
+from launcher.attempt_files import write_attempt, write_config
+from launcher.backend import AttemptSpec, Backend
+from launcher.changes import Change, describe_changes
+from launcher.console import Console
+from launcher.errors import RunDirectoryError
+from launcher.launch import Launch
+from launcher.local_backend import LocalBackend
+from launcher.plan import log_directory
+from launcher.run_lock import lock_run
+from launcher.shipper import Shipper
+from launcher.stop_request import stop_on_signals
+from launcher.supervise import Supervised, Supervisor
+from llama_dist.checkpoint.manifest import list_steps
+from llama_dist.config import ReportedError, RunDirectory
+from llama_dist.exit_codes import ExitCode
+
+
+def backend_of(launch: Launch) -> Backend:
+    """Return what starts the processes; the config admits `local` alone."""
+    return LocalBackend(launch.cluster)
+
+
+def execute(launch: Launch, console: Console) -> int:
+    """Run the launch; answers the run's exit code. Raises ReportedError before anything starts."""
+    run, backend = launch.run, backend_of(launch)
+    if not run.path.exists():
+        backend.check()
+    create_run_directory(run)
+    with lock_run(run), stop_on_signals() as stop:
+        changes = launch.find_changes()
+        backend.check()
+        _open_run(launch, changes, console)
+        preparation = _Preparation(launch, changes)
+        num_ranks = launch.plan_next().world_size
+        supervised = Supervised(run, launch.config, num_ranks, backend, preparation.prepare)
+        code = _supervise(Supervisor(supervised, stop, console), run)
+        if preparation.shipper:
+            preparation.shipper.finish(console)
+    return code
+
+
+def create_run_directory(run: RunDirectory) -> None:
+    """Create the run's directory for its owner alone. Raises RunDirectoryError."""
+    try:
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        run.path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{run.path}: cannot be created: {error.strerror}: set runs_directory to a place you can write"
+        ) from None
+
+
+class _Preparation:
+    """Writes the files of each attempt, and starts the shipper once there is a config that it can read."""
+
+    def __init__(self, launch: Launch, changes: tuple[Change, ...]) -> None:
+        self.shipper: Shipper | None = None
+        self._launch = launch
+        self._changes = changes
+
+    def prepare(self, number: int) -> AttemptSpec:
+        """Write the attempt down and answer how it is started."""
+        launch, caller = self._launch, self._launch.caller_environment
+        plan = launch.plan_attempt(number)
+        write_attempt(launch.run, launch.config, plan, self._changes)
+        self._changes = ()  # the next attempt of this launch has the same config
+        if self.shipper is None and launch.config.metrics.mlflow:
+            environment = shipper_environment(caller, launch.config.metrics.tracking_uri)
+            self.shipper = Shipper(launch.run, as_mapping(environment))
+        logs = log_directory(launch.run, number)
+        environment = worker_environment(launch.machine, plan.world_size, logs, caller)
+        return AttemptSpec(plan.agent_command, as_mapping(environment), logs)
+
+
+def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
+    """Write `run.yaml` of a new run; of an existing one say where it goes on, or set its checkpoints aside."""
+    run, name = launch.run, f"run `{launch.run.name}`"
+    steps = list_steps(run.checkpoints)
+    if not run.config.is_file():
+        write_config(run.config, launch.config)
+        console.say(f"{name}: new, in {run.path}")
+    elif launch.request.fresh and run.checkpoints.exists():
+        number = launch.plan_next().attempt
+        aside = run.checkpoints.with_name(f"{run.checkpoints.name}.before_attempt_{number:04d}")
+        run.checkpoints.rename(aside)
+        console.say(f"{name}: starts again at step 0; its checkpoints are kept in {aside}")
+    else:
+        console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
+    for line in describe_changes(changes):
+        console.say(f"changed:{line}")
+
+
+def _supervise(supervisor: Supervisor, run: RunDirectory) -> int:
+    """Supervise; an error of the supervisor itself is written down as the run's end before it is told."""
+    try:
+        return supervisor.supervise()
+    except Exception as error:
+        code = error.exit_code if isinstance(error, ReportedError) else ExitCode.OUR_BUG
+        reported: Exception | None = None
+        if isinstance(error, OSError):
+            code = ExitCode.STORAGE
+            reported = RunDirectoryError(f"run `{run.name}` ended, its directory cannot be used: {error}")
+        with contextlib.suppress(OSError):  # the disk that failed may be this one
+            supervisor.write_state("failed", f"supervisor: {error}", int(code))
+        if reported:
+            raise reported from error
+        raise

@@ -1,0 +1,71 @@
+"""One supervisor a run: a lock that the kernel drops when its holder ends, however it ends. Waits for nobody."""
+
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from launcher.errors import LiveRunError, RunDirectoryError
+from launcher.records import TERMINAL_STATES, process_is_alive, read_heartbeats, read_supervisor
+from llama_dist.config import RunDirectory
+
+_RANKS_END_SECONDS = 10.0  # the kernel ends the ranks of a killed supervisor at once; a disk write may hold one up
+_POLL_SECONDS = 0.1
+
+
+@contextmanager
+def lock_run(run: RunDirectory) -> Iterator[None]:
+    """Hold the run's lock. Raises LiveRunError where another supervisor, or a rank of one that died, still runs."""
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _take(descriptor, run)
+        _wait_for_old_ranks(run)
+        yield
+    finally:
+        os.close(descriptor)  # drops the lock; the file stays, since removing it would let two hold different ones
+
+
+def live_supervisor_pid(run: RunDirectory) -> int | None:
+    """Return the pid of the supervisor that runs on this host, or None."""
+    record = read_supervisor(run.supervisor)
+    if record is None or record.state in TERMINAL_STATES or record.host != socket.gethostname():
+        return None
+    return record.pid if process_is_alive(record.pid, record.create_time) else None
+
+
+def _take(descriptor: int, run: RunDirectory) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise RunDirectoryError(
+                f"{run.lock}: cannot be locked: {error.strerror}: keep runs on a file system with flock"
+            ) from None
+        record = read_supervisor(run.supervisor)
+        holder = (
+            f"pid {record.pid} on {record.host}, attempt {record.attempt}, {record.state}" if record else "starting"
+        )
+        raise LiveRunError(
+            f"run `{run.name}` is live (supervisor {holder}), and a run has one supervisor: "
+            f"see it with `llama-dist status {run.path}`, end it with `llama-dist stop {run.path}`"
+        ) from None
+
+
+def _wait_for_old_ranks(run: RunDirectory) -> None:
+    """Wait until no rank of a supervisor that was killed is left: two writers would spoil one run."""
+    deadline = time.monotonic() + _RANKS_END_SECONDS
+    while pids := _live_rank_pids(run):
+        if time.monotonic() > deadline:
+            raise LiveRunError(
+                f"run `{run.name}`: its supervisor is gone, but rank processes {pids} of it still run: end them first"
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _live_rank_pids(run: RunDirectory) -> list[int]:
+    beats = read_heartbeats(run.heartbeats).values()
+    here = socket.gethostname()
+    return [beat.pid for beat in beats if beat.host == here and process_is_alive(beat.pid, beat.create_time)]

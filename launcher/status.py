@@ -1,0 +1,120 @@
+"""What a run is doing, from the files of its directory alone. Changes nothing, asks no process."""
+
+import json
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.agent_log import read_tail
+from launcher.attempt_files import attempt_numbers
+from launcher.records import (
+    TERMINAL_STATES,
+    SupervisorRecord,
+    process_is_alive,
+    read_heartbeats,
+    read_json,
+    read_supervisor,
+)
+from llama_dist.checkpoint.manifest import list_steps
+from llama_dist.config import RunDirectory
+
+_SPOOL_TAIL_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """One rank of the newest attempt, at its last sign of life."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int
+    phase: str
+    heartbeat_age_seconds: float
+    alive: bool | None
+    """None for a rank of another host."""
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run at this moment. `state` is the supervisor's, `lost` where that is gone, `new` before the first attempt."""
+
+    run: str
+    run_directory: str
+    state: str
+    reason: str
+    exit_code: int | None
+    supervisor_pid: int | None
+    attempt: int
+    num_restarts: int
+    newest_checkpoint_step: int | None
+    ranks: tuple[RankStatus, ...]
+    last_metrics: dict[str, Any] | None
+    past_attempts: tuple[dict[str, Any], ...]
+
+
+def read_status(run: RunDirectory) -> RunStatus:
+    """Gather the status; what is absent or half-written is left empty."""
+    supervisor = read_supervisor(run.supervisor)
+    numbers = attempt_numbers(run)
+    attempt = numbers[-1] if numbers else 0
+    state, reason = _state(supervisor)
+    return RunStatus(
+        run=run.name,
+        run_directory=str(run.path),
+        state=state,
+        reason=reason,
+        exit_code=supervisor.exit_code if supervisor else None,
+        supervisor_pid=supervisor.pid if supervisor and state not in (*TERMINAL_STATES, "lost") else None,
+        attempt=attempt,
+        num_restarts=max(0, len(numbers) - 1),
+        newest_checkpoint_step=max(list_steps(run.checkpoints), default=None),
+        ranks=_ranks(run, attempt),
+        last_metrics=last_metrics(run.metrics / "spool.jsonl"),
+        past_attempts=tuple(_past_attempt(run, number) for number in numbers),
+    )
+
+
+def last_metrics(spool: Path) -> dict[str, Any] | None:
+    """Return the last whole line of the spool; half a line, being written, is passed over."""
+    for line in reversed(read_tail(spool, _SPOOL_TAIL_BYTES).splitlines()):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict):
+            return values
+    return None
+
+
+def _state(supervisor: SupervisorRecord | None) -> tuple[str, str]:
+    if supervisor is None:
+        return "new", "no attempt was made yet"
+    is_here = supervisor.host == socket.gethostname()
+    is_gone = is_here and not process_is_alive(supervisor.pid, supervisor.create_time)
+    if supervisor.state not in TERMINAL_STATES and is_gone:
+        return "lost", f"supervisor {supervisor.pid} is gone without a word: `llama-dist launch` continues the run"
+    return supervisor.state, supervisor.reason
+
+
+def _ranks(run: RunDirectory, attempt: int) -> tuple[RankStatus, ...]:
+    now, here = time.time(), socket.gethostname()
+    return tuple(
+        RankStatus(
+            rank=rank,
+            host=beat.host,
+            pid=beat.pid,
+            step=beat.step,
+            phase=beat.phase,
+            heartbeat_age_seconds=max(0.0, now - beat.time),
+            alive=process_is_alive(beat.pid, beat.create_time) if beat.host == here else None,
+        )
+        for rank, beat in sorted(read_heartbeats(run.heartbeats).items())
+        if beat.attempt == attempt
+    )
+
+
+def _past_attempt(run: RunDirectory, number: int) -> dict[str, Any]:
+    return {"attempt": number, **(read_json(run.attempt(number) / "exit.json") or {})}
