@@ -34,12 +34,12 @@ class Sampling:
 
 
 def token_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Return the fp32 distribution [V] that a token is drawn from, given the logits [V] of one position."""
+    """Return the fp64 distribution [V] that a token is drawn from, given the logits [V] of one position."""
     # The stable sort gives equal logits to the lower id, so that the cut at top-k is the same on every machine.
-    descending, order = torch.sort(logits.float(), descending=True, stable=True)
+    descending, order = torch.sort(logits.double(), descending=True, stable=True)
     if sampling.temperature == 0:
         return torch.zeros_like(descending).index_fill_(0, order[:1], 1.0)
-    # Less the largest, no quotient overflows however small the temperature is.
+    # Less the largest, and in fp64, every temperature has a quotient: none overflows, none is 0 / 0.
     descending = (descending - descending[0]) / sampling.temperature
     if sampling.top_k:
         descending[sampling.top_k :] = -torch.inf
