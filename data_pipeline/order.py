@@ -162,7 +162,10 @@ class ShuffledOrder:
 
 @dataclass(frozen=True)
 class FixedOrder:
-    """The order of held-out data: each sequence once, unshuffled, the sources spread evenly by size."""
+    """The order of held-out data: each sequence once, no seed; several sources are mixed by their sizes.
+
+    So the first sequences stand for all sources, and one source is read from its start.
+    """
 
     num_sequences: tuple[int, ...]
     """Sequences of each source; one of them may have none."""
@@ -173,26 +176,24 @@ class FixedOrder:
         if len(filled) == 1:
             zeros = np.zeros_like(sample_numbers)
             return Locations(zeros + filled[0], zeros, sample_numbers)
-        mixture = Mixture.from_weights([self.num_sequences[source] for source in filled], smallest_block_samples=1)
-        chosen, sequences = _draw_by_block(mixture, sample_numbers, last_sample=sum(self.num_sequences))
+        mixture = Mixture.from_weights([self.num_sequences[source] for source in filled], smallest_block_samples=64)
+        chosen, sequences = _draw_by_block(mixture, sample_numbers, slot_seed=0, num_samples=sum(self.num_sequences))
         return Locations(np.array(filled, dtype=np.int64)[chosen], np.zeros_like(sequences), sequences)
 
 
 def _draw_by_block(
-    mixture: Mixture, sample_numbers: Int64, *, slot_seed: int | None = None, last_sample: int | None = None
+    mixture: Mixture, sample_numbers: Int64, *, slot_seed: int, num_samples: int | None = None
 ) -> tuple[Int64, Int64]:
-    """Answer the source of each sample and its ordinal in it; slots are permuted inside a block if seeded."""
+    """Answer the source of each sample and its ordinal in it; the line of samples ends at `num_samples`, if given."""
     blocks, slots = np.divmod(sample_numbers, mixture.block_samples)
     sources, ordinals = np.empty_like(slots), np.empty_like(slots)
     for block in np.unique(blocks):
         inside = blocks == block
         start = int(block) * mixture.block_samples
-        end = start + mixture.block_samples if last_sample is None else min(start + mixture.block_samples, last_sample)
+        end = min(start + mixture.block_samples, num_samples or start + mixture.block_samples)
         before = mixture.drawn_before(start)
         ends = np.cumsum(mixture.drawn_before(end) - before)
-        slot = slots[inside]
-        if slot_seed is not None:
-            slot = permute(slot, mixture.block_samples, seed=slot_seed, tag=f"block {block}")
+        slot = permute(slots[inside], end - start, seed=slot_seed, tag=f"block {block}")
         source = np.searchsorted(ends, slot, side="right").astype(np.int64)
         sources[inside] = source
         ordinals[inside] = before[source] + slot - np.concatenate(([0], ends[:-1]))[source]

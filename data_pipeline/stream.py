@@ -26,6 +26,9 @@ Int64 = npt.NDArray[np.int64]
 SEQUENCE_ID_BITS = 48
 # Permuting thousands at a time costs numpy little more than permuting eight.
 _WINDOW_SAMPLES = 8192
+# But every epoch is a permutation of its own, so a window holds few epochs of a tiny source.
+_LEAST_WINDOW_SAMPLES = 64
+_MOST_WINDOW_EPOCHS = 4
 # Ranks and micro-batches of one step touch neighbouring windows.
 _MOST_WINDOWS = 4
 
@@ -68,6 +71,9 @@ class TokenStream:
         self._seed = config.shuffle_seed
         self._mixture_hash = _hash_mixture(config)
         self._fingerprint = checksum_bytes("\n".join(source.manifest.fingerprint for source in sources).encode())
+        self._window_samples = min(
+            _WINDOW_SAMPLES, max(_LEAST_WINDOW_SAMPLES, _MOST_WINDOW_EPOCHS * self.num_sequences)
+        )
         self._windows: OrderedDict[int, Locations] = OrderedDict()
 
     @property
@@ -150,7 +156,7 @@ class TokenStream:
 
     def _locate(self, sample_numbers: Int64) -> Locations:
         """Look the samples up window by window; a window is kept, since neighbours are asked for next."""
-        windows, places = np.divmod(sample_numbers, _WINDOW_SAMPLES)
+        windows, places = np.divmod(sample_numbers, self._window_samples)
         found = np.empty((3, len(sample_numbers)), dtype=np.int64)
         for window in np.unique(windows):
             inside = windows == window
@@ -163,10 +169,10 @@ class TokenStream:
     def _window(self, number: int) -> Locations:
         located = self._windows.get(number)
         if located is None:
-            end = (number + 1) * _WINDOW_SAMPLES
+            start, end = number * self._window_samples, (number + 1) * self._window_samples
             if self.split == "validation":
                 end = min(end, self.num_sequences)
-            located = self._order.locate(np.arange(number * _WINDOW_SAMPLES, end, dtype=np.int64))
+            located = self._order.locate(np.arange(start, end, dtype=np.int64))
             self._windows[number] = located
             if len(self._windows) > _MOST_WINDOWS:
                 self._windows.popitem(last=False)
