@@ -88,6 +88,7 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory) -> LearnedRun:
 
 
 def learn(model: Llama, ids: list[int], num_steps: int) -> None:
+    torch.set_num_threads(1)  # on a busy machine two threads wait for each other far longer than these products take
     tokens = torch.tensor([ids])
     optimizer = build_adamw(model.named_parameters(), OptimizerConfig(learning_rate=1e-2, weight_decay=0.0))
     for _ in range(num_steps):

@@ -1,0 +1,99 @@
+"""Runs engine jobs, one after the other, on the ranks of one world; rank 0 prints their losses as JSON.
+
+A job: {"zero": 1, "pp": 1, "precision": "fp32", "steps": [0, 20], "tied": false, "recompute": false,
+"load": directory, "save": directory}. Pipelines and others need worlds of their own: DeepSpeed keeps its grid.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from llama_dist.checkpoint.load import agree_on_newest_good, load_into
+from llama_dist.checkpoint.save import Progress, save_checkpoint
+from llama_dist.config import OptimizerConfig, parse_run_config
+from llama_dist.optim.adamw import build_adamw
+from llama_dist.parallel.build import build_engine, join_deepspeed
+from llama_dist.parallel.grid import Grid
+from llama_dist.runtime.process_group import World, process_group
+
+VOCABULARY, LENGTH, GLOBAL_BATCH, MICRO_BATCH = 96, 32, 8, 2
+
+
+def run_config(job):
+    model = {
+        "vocabulary_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_layers": 3,
+        "num_heads": 4,
+        "attention": "grouped_query",
+        "num_kv_heads": 2,
+        "feed_forward_size": 64,
+        "max_sequence_length_tokens": 64,
+        "tie_embeddings": job.get("tied", False),
+    }
+    return parse_run_config(
+        {
+            "name": "jobs",
+            "model": model,
+            "data": {"sources": [{"path": "unused"}], "sequence_length_tokens": LENGTH},
+            "batch": {"global_batch_sequences": GLOBAL_BATCH, "micro_batch_sequences": MICRO_BATCH},
+            "train": {
+                "num_steps": 1000,
+                "precision": job.get("precision", "fp32"),
+                "activation_checkpointing": job.get("recompute", False),
+                "initial_loss_scale_power": job.get("loss_scale_power", 16),
+            },
+            "parallel": {"zero_stage": job["zero"], "pipeline_stages": job.get("pp", 1)},
+        },
+        where="engine_jobs",
+    )
+
+
+def micro_batches(step, grid):
+    """The same global batch at every topology: pairs of equal tokens, so that there is something to learn."""
+    tokens = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(step))
+    tokens[:, 1::2] = tokens[:, 0:-1:2]
+    rows = [
+        slice(start, start + MICRO_BATCH)
+        for start in range(grid.dp_rank * MICRO_BATCH, GLOBAL_BATCH, grid.dp_size * MICRO_BATCH)
+    ]
+    return [(tokens[row, :-1].contiguous(), tokens[row, 1:].contiguous()) for row in rows]
+
+
+def run_job(job, world):
+    config = run_config(job)
+    grid = Grid(world.rank, world.world_size, config.parallel.pipeline_stages)
+    engine = build_engine(config, grid, lambda named: build_adamw(named, OptimizerConfig()))
+    first, last = job["steps"]
+    if job.get("load"):
+        found = agree_on_newest_good(Path(job["load"]), world.rank, world.world_size)
+        load_into(engine, found)
+        assert found.manifest.step == first
+    results = [engine.train_batch(micro_batches(step, grid), 1e-2) for step in range(first, last)]
+    if job.get("save"):
+        progress = Progress(last, last * GLOBAL_BATCH * LENGTH, {}, "test", {"world_size": world.world_size}, {})
+        tokenizer = Path(sys.argv[1])  # any file will do here
+        save_checkpoint(Path(job["save"]), engine, progress, tokenizer=tokenizer, keep_last=3)
+    return {
+        "losses": [result.loss for result in results],
+        "norms": [result.gradient_norm for result in results],
+        "skipped": [result.skipped for result in results],
+        "held_out": engine.evaluate(micro_batches(10_000, grid)),
+        "scalars": engine.scalars(),
+    }
+
+
+def main():
+    jobs = json.loads(Path(sys.argv[1]).read_text())
+    world = World.from_environment()
+    with process_group(world, timeout_seconds=60):
+        join_deepspeed()
+        results = [run_job(job, world) for job in jobs]
+        if world.rank == 0:
+            print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
