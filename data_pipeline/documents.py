@@ -58,10 +58,12 @@ class DocumentReader:
     def _read_lines(self, piece: Piece) -> Iterator[Document]:
         """Yield from the lines that start inside the piece; the last of them may end beyond it."""
         with open_bytes(piece.path) as (file, raw):
-            read_before = piece.start
+            compressed_before = 0
             for offset, line in _lines_starting_in(file, piece):
-                read_after = raw.tell() if is_compressed(piece.path) else offset + len(line)
-                num_source_bytes, read_before = read_after - read_before, read_after
+                num_source_bytes = len(line)
+                if is_compressed(piece.path):
+                    compressed_after = raw.tell()
+                    num_source_bytes, compressed_before = compressed_after - compressed_before, compressed_after
                 place = f"{piece.path}: byte {offset}"
                 if piece.kind == "lines":
                     yield from self._decode(line.removesuffix(b"\n"), str(piece.path), offset, num_source_bytes)
