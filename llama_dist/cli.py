@@ -10,6 +10,10 @@ import typer
 def register(app: typer.Typer) -> None:
     """Mount the verbs on the program's `app`."""
     app.command("generate")(generate)
+    checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at the checkpoints of a run, and check them.")
+    checkpoint_app.command("list")(list_checkpoints)
+    checkpoint_app.command("verify")(verify_checkpoint)
+    app.add_typer(checkpoint_app, name="checkpoint")
 
 
 def generate(
@@ -38,4 +42,38 @@ def generate(
         typer.echo(json.dumps(result.to_json(), ensure_ascii=False))
         return
     for line in result.to_lines(logprobs=logprobs):
+        typer.echo(line)
+
+
+def list_checkpoints(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/tiny.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List a run's checkpoints, oldest first, with the topology that wrote each.
+
+    Reads the manifests alone; `checkpoint verify` reads every byte.
+
+    Example: llama-dist checkpoint list runs/tiny
+    """
+    from llama_dist.checkpoint.describe import describe_all
+
+    descriptions = describe_all(run)
+    if as_json:
+        typer.echo(json.dumps([description.to_json() for description in descriptions], indent=2))
+        return
+    for description in descriptions:
+        typer.echo(description.to_line())
+
+
+def verify_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory, or a run: then each of its checkpoints.")],
+) -> None:
+    """Read every byte of a checkpoint and compare it with the manifest. Exit code 74 if anything differs.
+
+    Example: llama-dist checkpoint verify runs/tiny
+    """
+    from llama_dist.checkpoint.describe import verify_all
+
+    for line in verify_all(checkpoint):
         typer.echo(line)

@@ -18,6 +18,7 @@ from llama_dist.checkpoint.manifest import (
     list_steps,
     read_manifest,
     step_directory,
+    verify_checkpoint,
     verify_file,
 )
 from llama_dist.checkpoint.save import tensor_key
@@ -42,20 +43,11 @@ def find_newest_good(checkpoints: Path) -> Path:
     faults = []
     for step in reversed(list_steps(checkpoints)):
         directory = step_directory(checkpoints, step)
-        found = verify(directory)
+        found = verify_checkpoint(directory)
         if not found:
             return directory
         faults += found
     raise _none_good(checkpoints, faults)
-
-
-def verify(directory: Path) -> list[str]:
-    """Return what is wrong with one checkpoint; nothing, if it is good."""
-    try:
-        manifest = read_manifest(directory)
-    except CheckpointError as error:
-        return [str(error)]
-    return [fault for record in manifest.files if (fault := verify_file(directory, record))]
 
 
 def agree_on_newest_good(checkpoints: Path, rank: int, world_size: int) -> Found | None:
@@ -96,7 +88,7 @@ def load_into(engine: Engine, found: Found) -> None:
 
 def load_weights(directory: Path) -> tuple[Manifest, dict[str, torch.Tensor]]:
     """Verify one checkpoint and return its manifest and whole fp32 weights by name. One process, no group."""
-    faults = verify(directory)
+    faults = verify_checkpoint(directory)
     if faults:
         raise CheckpointError("the checkpoint is damaged:\n  " + "\n  ".join(faults))
     manifest = read_manifest(directory)

@@ -144,6 +144,15 @@ def verify_file(directory: Path, record: FileRecord) -> str | None:
     return None if found == record.checksum else f"{path}: checksum {found}, the manifest says {record.checksum}"
 
 
+def verify_checkpoint(directory: Path) -> list[str]:
+    """Return what is wrong with a whole checkpoint; nothing, if it is good."""
+    try:
+        manifest = read_manifest(directory)
+    except CheckpointError as error:
+        return [str(error)]
+    return [fault for record in manifest.files if (fault := verify_file(directory, record))]
+
+
 def checksum_file(path: Path) -> str:
     """xxh3-128 of a file in hexadecimal."""
     digest = xxhash.xxh3_128()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -35,8 +34,9 @@ Every key of every config file. An unknown key, or a value of another type, is a
 """
 
 _PLAIN_TYPES = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): "null"}
-_BOUNDS = ((annotated_types.Ge, "ge", ">="), (annotated_types.Gt, "gt", ">"))
-_UPPER_BOUNDS = ((annotated_types.Le, "le", "<="), (annotated_types.Lt, "lt", "<"))
+# Attributes of the constraints that pydantic keeps of a field.
+_BOUNDS = (("ge", ">= {}"), ("gt", "> {}"), ("le", "<= {}"), ("lt", "< {}"))
+_SHAPES = (("min_length", "of at least {}"), ("pattern", "matches `{}`"))
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,12 @@ def _flat_metadata(metadata: tuple[Any, ...]) -> list[Any]:
 
 
 def _bounds_text(metadata: list[Any]) -> str:
-    texts = []
-    for kind, attribute, sign in _BOUNDS + _UPPER_BOUNDS:
-        texts += [f"{sign} {getattr(item, attribute)}" for item in metadata if isinstance(item, kind)]
-    texts += [f"of at least {item.min_length}" for item in metadata if isinstance(item, annotated_types.MinLen)]
-    texts += [f"matches `{item.pattern}`" for item in metadata if getattr(item, "pattern", None)]
+    texts = [
+        template.format(value)
+        for attribute, template in _BOUNDS + _SHAPES
+        for item in metadata
+        if (value := getattr(item, attribute, None)) is not None
+    ]
     return " " + ", ".join(texts) if texts else ""
 
 

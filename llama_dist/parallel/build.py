@@ -50,7 +50,7 @@ def _build_pipeline(config: RunConfig, grid: Grid, build_optimizer: BuildOptimiz
 
 
 def _build_zero(config: RunConfig, grid: Grid, build_optimizer: BuildOptimizer) -> Engine:
-    module = Llama(config.model)
+    module = Llama(config.model, recompute_blocks=config.train.activation_checkpointing)
     parameters = dict(module.named_parameters())
     initialize_weights(parameters.items(), config.model, config.train.seed)
     engine = _initialize(module, build_optimizer(parameters.items()), config, grid)
