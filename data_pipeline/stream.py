@@ -102,13 +102,14 @@ class TokenStream:
         self._check_numbers(sample_numbers)
         locations = self._locate(sample_numbers)
         length = self.sequence_length_tokens
-        rows = np.empty((len(sample_numbers), length + 1), dtype=np.int64)
-        for number in np.unique(locations.sources):
+        # One tokenizer, so one width of the stored ids; they are widened once, on the way out.
+        rows = np.empty((len(sample_numbers), length + 1), dtype=self._sources[0].line.dtype)
+        for number, source in enumerate(self._sources):
             chosen = np.flatnonzero(locations.sources == number)
-            rows[chosen] = self._sources[number].line.gather(locations.sequences[chosen] * length, length + 1)
+            source.line.gather(locations.sequences[chosen] * length, rows, chosen)
         return Batch(
-            tokens=np.ascontiguousarray(rows[:, :-1]),
-            labels=np.ascontiguousarray(rows[:, 1:]),
+            tokens=rows[:, :-1].astype(np.int64, order="C"),
+            labels=rows[:, 1:].astype(np.int64, order="C"),
             sample_ids=(locations.sources << SEQUENCE_ID_BITS) | locations.sequences,
             epochs=locations.epochs,
         )
@@ -157,6 +158,9 @@ class TokenStream:
     def _locate(self, sample_numbers: Int64) -> Locations:
         """Look the samples up window by window; a window is kept, since neighbours are asked for next."""
         windows, places = np.divmod(sample_numbers, self._window_samples)
+        if len(windows) and windows.min() == windows.max():
+            located = self._window(int(windows[0]))
+            return Locations(located.sources[places], located.epochs[places], located.sequences[places])
         found = np.empty((3, len(sample_numbers)), dtype=np.int64)
         for window in np.unique(windows):
             inside = windows == window

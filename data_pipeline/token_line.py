@@ -36,13 +36,11 @@ class TokenLine:
         self._starts = (self._ends - lengths).tolist()
         self._maps: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
 
-    def gather(self, starts: npt.NDArray[np.int64], length: int) -> npt.NDArray[Any]:
-        """Copy `length` tokens from each start of int64 [B] into [B, length], in the stored width."""
-        rows = np.empty((len(starts), length), dtype=self.dtype)
+    def gather(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[Any], chosen: npt.NDArray[np.int64]) -> None:
+        """Fill the `chosen` of `rows` [B, length], of the stored width, from each start of int64 [chosen]."""
         first_batches = np.searchsorted(self._ends, starts, side="right").tolist()
-        for row, start, batch in zip(rows, starts.tolist(), first_batches, strict=True):
-            self._fill(row, start, batch)
-        return rows
+        for number, start, batch in zip(chosen.tolist(), starts.tolist(), first_batches, strict=True):
+            self._fill(rows[number], start, batch)
 
     def _fill(self, row: npt.NDArray[Any], start: int, batch: int) -> None:
         """Copy from `start`, which lies in record batch `batch`, across as many batches as `row` needs."""

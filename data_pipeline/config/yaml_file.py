@@ -29,12 +29,13 @@ class _ConfigDumper(yaml.SafeDumper):
 
 
 # YAML 1.1 reads 3e-4 as text, since it wants a dot and a signed exponent; YAML 1.2 reads a number.
-for _end in (_ConfigLoader, _ConfigDumper):
-    _end.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
+_EXPONENT_NUMBER = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+_ConfigLoader.add_implicit_resolver(*_EXPONENT_NUMBER)
+_ConfigDumper.add_implicit_resolver(*_EXPONENT_NUMBER)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
