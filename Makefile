@@ -1,0 +1,55 @@
+# Every target sets itself up in .venv on a fresh machine: Python 3.11 or 3.12, make, git and a C++ compiler suffice.
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The newest of the supported versions that this machine has; PYTHON_BASE=/path/to/python overrides it.
+PYTHON_BASE ?= $(shell for name in python3.12 python3.11 python3; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test test-long bench lint clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/llama-dist demo
+
+lint: $(VENV)/.installed-dev
+	@echo "== ruff check"
+	@$(VENV)/bin/ruff check --quiet . || { echo "FAILED: ruff check (many are mended by: $(VENV)/bin/ruff check --fix .)"; exit 1; }
+	@echo "== ruff format"
+	@$(VENV)/bin/ruff format --quiet --check --diff . || { echo "FAILED: ruff format (mend it by: $(VENV)/bin/ruff format .)"; exit 1; }
+	@echo "== mypy"
+	@$(VENV)/bin/mypy --no-error-summary || { echo "FAILED: mypy"; exit 1; }
+
+test: lint
+	@echo "== pytest"
+	@$(PYTHON) -m pytest -q -m "not long" || { echo "FAILED: pytest"; exit 1; }
+	@echo "== all tests passed"
+
+test-long: $(VENV)/.installed-dev
+	@echo "== pytest, the long ones"
+	@$(PYTHON) -m pytest -q -m long || { echo "FAILED: pytest -m long"; exit 1; }
+
+bench: $(VENV)/.installed-dev
+	@for program in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$program"; $(PYTHON) $$program || { echo "FAILED: $$program"; exit 1; }; \
+	done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch first, bounded: an open bound would fetch gigabytes. DeepSpeed builds its operators at first use instead.
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON_BASE)" || { echo "FAILED: no Python 3.11 or 3.12 found: install one, or give PYTHON_BASE=/path/to/python"; exit 1; }
+	@echo "== $(VENV): $$($(PYTHON_BASE) --version), about three minutes the first time"
+	@test -x $(PYTHON) || $(PYTHON_BASE) -m venv $(VENV)
+	@echo "== installing torch"
+	@$(PIP) install 'torch>=2.11,<2.14' 'setuptools>=77' wheel
+	@echo "== installing llama-dist and what it needs"
+	@DS_BUILD_OPS=0 $(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "== installing the tools of the tests"
+	@DS_BUILD_OPS=0 $(PIP) install --editable '.[dev]'
+	@touch $@
