@@ -84,7 +84,10 @@ def launch(
     request = LaunchRequest(run_file, cluster, tuple(overrides or ()), tuple(allow_change or ()), fresh)
     checked = check_launch(request, os.environ)
     if dry_run:
-        checked.find_changes()
+        from launcher.changes import describe_changes
+
+        for line in describe_changes(checked.find_changes()):
+            typer.echo(f"changed:{line}", err=True)
         _print_plan(checked, as_json=as_json)
         return
     if detach:

@@ -77,9 +77,11 @@ class LocalAttempt:
 
     def end_now(self) -> None:
         """Kill the ranks with the processes that they started, then the agent."""
-        for process_group in [rank.pid for rank in self._ranks()] + [self._agent.pid]:
+        ranks = self._ranks()
+        for process_group in [rank.pid for rank in ranks] + [self._agent.pid]:
             with contextlib.suppress(ProcessLookupError):  # torchrun gives each rank a session of its own
                 os.killpg(process_group, signal.SIGKILL)
+        psutil.wait_procs(ranks, _END_TIMEOUT_SECONDS)
         with contextlib.suppress(subprocess.TimeoutExpired):  # the caller polls on
             self._agent.wait(_END_TIMEOUT_SECONDS)
 

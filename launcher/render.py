@@ -17,7 +17,7 @@ def render_plan(plan: Plan) -> str:
     gpus = f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else "no GPU"
     lines = [
         f"run            {plan.run}, attempt {plan.attempt}, in {plan.run_directory}",
-        f"machine        {machine.host}: {machine.num_cores} cores, {_gib(machine.memory_bytes)}, {gpus}",
+        f"machine        {machine.host}: {machine.num_cores} cores, {_size(machine.memory_bytes)}, {gpus}",
         f"world          {plan.world_size} rank(s) = {plan.pp_size} pipeline stage(s) x {plan.dp_size} replica(s)",
         f"accumulation   {plan.accumulation_micro_batches} micro-batch(es) per replica and step",
         f"tokens         {plan.tokens_per_step:,} per step, {plan.tokens_total:,} in all",
@@ -76,11 +76,11 @@ def _render_memory(stages: Sequence[StageMemory]) -> list[str]:
             str(stage.pp_stage),
             str(stage.num_layers),
             f"{stage.num_parameters:,}",
-            _gib(stage.weights_bytes),
-            _gib(stage.gradients_bytes),
-            _gib(stage.optimizer_bytes),
-            _gib(stage.activations_bytes),
-            _gib(stage.total_bytes),
+            _size(stage.weights_bytes),
+            _size(stage.gradients_bytes),
+            _size(stage.optimizer_bytes),
+            _size(stage.activations_bytes),
+            _size(stage.total_bytes),
         )
         for stage in stages
     ]
@@ -110,8 +110,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / (1 << 30):.2f} GiB"
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 30):.2f} GiB" if num_bytes >= 1 << 30 else f"{num_bytes / (1 << 20):.1f} MiB"
 
 
 def _number(value: object) -> str:

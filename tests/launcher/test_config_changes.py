@@ -1,0 +1,82 @@
+import pytest
+from fake_run import run_values
+
+from launcher.changes import check_changes, find_changes
+from llama_dist.config import ConfigError, RunConfig, dump_config, parse_run_config
+
+
+def dumped(tmp_path, **changes):
+    values = run_values(tmp_path)
+    for path, value in changes.items():
+        target = values
+        *parents, leaf = path.split("__")
+        for part in parents:
+            target = target.setdefault(part, {})
+        target[leaf] = value
+    return dump_config(parse_run_config(values, where="test"))
+
+
+FREE = {
+    "runs_directory": "elsewhere",
+    "parallel__pipeline_stages": 2,
+    "parallel__zero_stage": 0,
+    "batch__micro_batch_sequences": 2,
+    "train__num_steps": 40,
+    "train__activation_checkpointing": True,
+    "evaluation__interval_steps": 3,
+    "checkpoint__keep_last": 9,
+    "metrics__audit_samples": True,
+    "supervision__stop_grace_seconds": 3.0,
+}
+REFUSED = {
+    "train__seed": 1,
+    "train__precision": "bf16",
+    "optimizer__learning_rate": 1e-5,
+    "schedule__warmup_steps": 3,
+    "batch__global_batch_sequences": 8,
+    "data__shuffle_seed": 1,
+    "data__sequence_length_tokens": 8,
+    "metrics__experiment": "other",
+}
+
+
+@pytest.mark.parametrize(("path", "value"), FREE.items())
+def test_topology_and_length_may_change_and_are_shown(tmp_path, path, value):
+    (change,) = find_changes(dumped(tmp_path), dumped(tmp_path, **{path: value}), [])
+    assert (change.field, change.new, change.verdict) == (path.replace("__", "."), value, "free")
+    check_changes("fake", [change])
+
+
+@pytest.mark.parametrize(("path", "value"), REFUSED.items())
+def test_what_changes_the_order_or_the_curve_is_refused_unless_named(tmp_path, path, value):
+    old, new, field = dumped(tmp_path), dumped(tmp_path, **{path: value}), path.replace("__", ".")
+    with pytest.raises(ConfigError) as refused:
+        check_changes("fake", find_changes(old, new, []))
+    assert refused.value.exit_code == 78
+    assert f"[refused] {field}: " in str(refused.value)
+    assert f"--allow-change {field}" in str(refused.value)
+    check_changes("fake", find_changes(old, new, [field]))
+    check_changes("fake", find_changes(old, new, [field.split(".")[0]]))
+
+
+def test_model_shapes_are_refused_even_when_named(tmp_path):
+    changes = find_changes(dumped(tmp_path), dumped(tmp_path, model__num_layers=3), ["model", "model.num_layers"])
+    with pytest.raises(ConfigError, match=r"\[never\] model.num_layers: 2 -> 3"):
+        check_changes("fake", changes)
+
+
+def test_another_source_is_a_change_of_the_order(tmp_path):
+    sources = run_values(tmp_path)["data"]["sources"]
+    changes = find_changes(dumped(tmp_path), dumped(tmp_path, data__sources=[*sources, {"path": "more"}]), [])
+    assert {change.field for change in changes} == {"data.sources.1.path", "data.sources.1.weight"}
+    assert {change.verdict for change in changes} == {"refused"}
+
+
+def test_the_same_config_has_no_changes(tmp_path):
+    assert find_changes(dumped(tmp_path), dumped(tmp_path), []) == ()
+
+
+def test_every_section_of_a_run_is_known_here():
+    """A new section must be judged: whether it may change in a run is a decision, refused is the default."""
+    judged = {"name", "runs_directory", "model", "data", "batch", "train", "optimizer", "schedule", "parallel"}
+    assert set(RunConfig.model_fields) == judged | {"evaluation", "checkpoint", "metrics", "supervision"}
