@@ -123,7 +123,8 @@ def demo(directory: Path) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     road = Demo(directory)
     corpus = sysconfig.get_paths()["stdlib"]
-    files = ("--glob", "**/*.py", "--exclude", "*/test*", "--exclude", "*/site-packages/*", "--invalid-utf8", "skip")
+    excluded = ("site-packages/*", "test/*", "*/test/*", "*/tests/*")
+    files = ("--glob", "**/*.py", *(part for pattern in excluded for part in ("--exclude", pattern)))
     tokenizer, data = directory / "tokenizer.model", directory / "data"
 
     road.stage(f"Tokenizer: {VOCABULARY_SIZE} ids from the sources of Python's standard library")
