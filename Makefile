@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 # The newest of the supported versions that this machine has; PYTHON_BASE=/path/to/python overrides it.
 PYTHON_BASE ?= $(shell for name in python3.12 python3.11 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$name && break; done)
-PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check
+PIP := $(PYTHON) -m pip -qq --disable-pip-version-check
 
 .PHONY: demo test test-long bench lint clean
 .DEFAULT_GOAL := test

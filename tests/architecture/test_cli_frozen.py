@@ -19,9 +19,7 @@ def test_verbs_and_options_are_those_that_were_agreed():
     assert cli_surface.surface() == agreed, f"if the change is meant: {REGENERATE}"
 
 
-@pytest.mark.parametrize(
-    ("path", "command"), VERBS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("path", "command"), VERBS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_verb_says_what_it_does_with_an_example(path, command):
     text = f"{command.help or ''}\n{command.epilog or ''}"
     assert (command.help or "").strip(), f"{path} has no help"
@@ -29,9 +27,7 @@ def test_every_verb_says_what_it_does_with_an_example(path, command):
         assert re.search(rf"Example: {re.escape(path)}\b", text), f"the help of `{path}` lacks `Example: {path} ...`"
 
 
-@pytest.mark.parametrize(
-    ("path", "command"), VERBS, ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("path", "command"), VERBS, ids=lambda value: value if isinstance(value, str) else "")
 def test_every_option_has_help(path, command):
     silent = [one.name for one in command.params if not (getattr(one, "help", "") or "").strip()]
     assert not silent, f"{path}: {silent}"
