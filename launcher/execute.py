@@ -34,15 +34,16 @@ def execute(launch: Launch, console: Console) -> int:
     if not run.path.exists():
         backend.check()
     create_run_directory(run)
-    with lock_run(run), stop_on_signals() as stop:
-        changes = launch.find_changes()
-        backend.check()
-        _open_run(launch, changes, console)
-        preparation = _Preparation(launch, changes)
-        num_ranks = launch.plan_next().world_size
-        supervised = Supervised(run, launch.config, num_ranks, backend, preparation.prepare)
-        code = _supervise(Supervisor(supervised, stop, console), run)
-        if preparation.shipper:
+    with stop_on_signals() as stop:
+        with lock_run(run):
+            changes = launch.find_changes()
+            backend.check()
+            _open_run(launch, changes, console)
+            preparation = _Preparation(launch, changes)
+            num_ranks = launch.plan_next().world_size
+            supervised = Supervised(run, launch.config, num_ranks, backend, preparation.prepare)
+            code = _supervise(Supervisor(supervised, stop, console), run)
+        if preparation.shipper:  # without the lock: the run has ended, and may be launched again
             preparation.shipper.finish(console)
     return code
 

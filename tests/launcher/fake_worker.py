@@ -2,7 +2,7 @@
 
 What it does is read from `script.json` two levels above the run directory: a list with one entry an attempt (the
 last one holds for all further attempts): `steps`, `save_every`, and for chosen ranks `kill_at` (SIGKILL to itself),
-`hang_at` (ignores SIGTERM), `exit_at` with `exit_code`.
+`hang_at` (ignores SIGTERM).
 """
 
 import argparse
@@ -53,8 +53,6 @@ class Worker:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             while True:
                 time.sleep(60)
-        if self.step == mine.get("exit_at"):
-            sys.exit(mine["exit_code"])
 
     def save(self) -> None:
         if self.rank == 0:
