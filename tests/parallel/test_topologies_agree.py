@@ -10,9 +10,7 @@ BF16_TOLERANCE = 5e-3
 
 
 def jobs(precision, *topologies, **options):
-    return [
-        {"zero": zero, "pp": pp, "precision": precision, "steps": STEPS, **options} for zero, pp in topologies
-    ]
+    return [{"zero": zero, "pp": pp, "precision": precision, "steps": STEPS, **options} for zero, pp in topologies]
 
 
 ZERO = [(0, 1), (1, 1), (2, 1), (3, 1)]
