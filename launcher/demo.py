@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from launcher.demo_run import KILL_AT_STEP, NUM_STEPS, STOP_AT_STEP, VOCABULARY_SIZE, run_values
 from launcher.status import read_status
-from llama_dist.config import ReportedError, RunDirectory
+from llama_dist.config import ReportedError, RunDirectory, write_yaml
 
 _STEP_LINE = re.compile(r"^step +(\d+)/")
 _SHOWN_STEPS = 10  # one line in ten is enough to see it learn
@@ -138,7 +137,7 @@ def demo(directory: Path) -> int:
         "--validation-fraction", "0.02", "--workers", "2",
     )  # fmt: skip
 
-    road.run_file.write_text(yaml.safe_dump(run_values(road.name, directory), sort_keys=False), encoding="utf-8")
+    write_yaml(road.run_file, run_values(road.name, directory))
     two = "cluster.num_processes_per_node=2"
     road.stage("Training on 2 processes, ZeRO-1; one rank is killed in mid-run and the run resumes by itself")
     road.train(two, expected_code=_STOPPED, at_steps=[(KILL_AT_STEP, road.kill_rank), (STOP_AT_STEP, road.stop)])

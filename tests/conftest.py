@@ -18,11 +18,12 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture
-def run_ranks(tmp_path):
+@pytest.fixture(scope="session")
+def run_ranks(tmp_path_factory):
     """Run a program of tests/rank_programs on `world_size` gloo processes; answers rank 0's last line as JSON."""
 
     def run(program: str, world_size: int, argument, *, timeout_seconds: float = 240):
+        tmp_path = tmp_path_factory.mktemp("ranks")
         argument_file = tmp_path / f"argument_{world_size}.json"
         argument_file.write_text(json.dumps(argument))
         shared = {

@@ -14,12 +14,15 @@ from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.parent_death import die_with_parent
 from llama_dist.runtime.process_group import World
 from llama_dist.runtime.stop import StopRequest
-from llama_dist.train.main import Attempt, train
+from llama_dist.train.attempt import Attempt
 
 
 def main() -> None:
     """Train, and leave with the exit code that says how it went."""
     die_with_parent()
+    # Nothing in a rank talks to MLflow, but DeepSpeed's autotuner imports it where it is installed: 2 s and 100 MB
+    # a rank. With this its import fails, which DeepSpeed takes as "not installed".
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
     attempt = _parse_arguments()
     heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number)
     exit_code, reason = _run(attempt, heartbeat)
@@ -38,6 +41,8 @@ def main() -> None:
 
 def _run(attempt: Attempt, heartbeat: Heartbeat) -> tuple[int, str]:
     try:
+        from llama_dist.train.main import train  # noqa: PLC0415 - imports DeepSpeed
+
         is_done = train(attempt, heartbeat, StopRequest().install())
     except ReportedError as error:
         print(f"rank {attempt.world.rank}: {error}", file=sys.stderr)

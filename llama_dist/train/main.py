@@ -5,7 +5,6 @@ Started by the launcher, one process per rank, through `__main__.py`.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
@@ -13,7 +12,7 @@ import torch
 from data_pipeline.config import read_yaml
 from data_pipeline.errors import DataError
 from data_pipeline.stream import TokenStream, open_stream
-from llama_dist.config import RunConfig, RunDirectory, check_rules, parse_run_config
+from llama_dist.config import RunConfig, check_rules, parse_run_config
 from llama_dist.metrics.meter import Meter, peak_resident_bytes
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
@@ -21,21 +20,12 @@ from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.process_group import World, peers_named, process_group
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper
 from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Which attempt of which run this process belongs to."""
-
-    run: RunDirectory
-    number: int
-    start_fresh: bool
-    world: World
 
 
 def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+sys.modules["mlflow"] = None  # as the trainer does: DeepSpeed would import it for nothing
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.save import Progress, save_checkpoint
 from llama_dist.config import OptimizerConfig, parse_run_config
