@@ -4,60 +4,86 @@ import pytest
 
 # First loss after the load, in fp32: equal weights, another order of additions.
 FIRST_LOSS_TOLERANCE = 1e-4
+BEFORE, AFTER = [0, 4], [4, 8]
 
 
-def job(zero, pp=1, *, steps, load=None, save=None, **options):
-    return {"zero": zero, "pp": pp, "steps": steps, "load": load, "save": save, **options}
+def load(directory, *topologies, **options):
+    return {
+        f"{directory} as ZeRO-{zero}, pipeline {pp}": {
+            "zero": zero, "pp": pp, "steps": AFTER, "load": directory, **options,
+        }
+        for zero, pp in topologies
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_zero_and_pipeline_checkpoints_resume_on_each_other(run_ranks, tmp_path, tied):
-    by_zero, by_pipeline = str(tmp_path / "by_zero"), str(tmp_path / "by_pipeline")
-
-    def run(world_size, *jobs):
-        return run_ranks("engine_jobs.py", world_size, [{**one, "tied": tied} for one in jobs])
-
-    unbroken = run(2, job(1, steps=[0, 8]), job(1, steps=[0, 4], save=by_zero))[0]["losses"]
-    run(2, job(1, 2, steps=[0, 4], save=by_pipeline))
-    resumed = {
-        "ZeRO-1 x 2 as itself, ZeRO-3 x 2, ZeRO-2 x 2, ZeRO-0 x 2": run(
-            2, *(job(zero, steps=[4, 8], load=by_zero) for zero in (1, 3, 2, 0))
-        ),
-        "ZeRO-1 x 2 as ZeRO-2 x 1, pipeline as ZeRO-0 x 1": run(
-            1, job(2, steps=[4, 8], load=by_zero), job(0, steps=[4, 8], load=by_pipeline)
-        ),
-        "ZeRO-1 x 2 and pipeline as pipeline 2": run(
-            2, job(1, 2, steps=[4, 8], load=by_zero), job(1, 2, steps=[4, 8], load=by_pipeline)
-        ),
-        "ZeRO-1 x 2 and pipeline as pipeline 2 x DP 2": run(
-            4, job(1, 2, steps=[4, 8], load=by_zero), job(1, 2, steps=[4, 8], load=by_pipeline)
-        ),
-        "pipeline as ZeRO-1 x 2, ZeRO-3 x 2": run(
-            2, job(1, steps=[4, 8], load=by_pipeline), job(3, steps=[4, 8], load=by_pipeline)
-        ),
+def save_and_resume(directory, zero, pp, **options):
+    """An unbroken run, and the same in two halves on the same topology."""
+    topology = {"zero": zero, "pp": pp, **options}
+    return {
+        f"{directory} unbroken": {**topology, "steps": [0, 8]},
+        f"{directory} first half": {**topology, "steps": BEFORE, "save": directory},
+        f"{directory} second half": {**topology, "steps": AFTER, "load": directory},
     }
-    for name, results in resumed.items():
-        for result in results:
-            assert abs(result["losses"][0] - unbroken[4]) < FIRST_LOSS_TOLERANCE, name
-            assert max(abs(a - b) for a, b in zip(result["losses"], unbroken[4:], strict=True)) < 1e-3, name
-            assert result["scalars"]["optimizer_steps"] == 8, name
-    itself = resumed["ZeRO-1 x 2 as itself, ZeRO-3 x 2, ZeRO-2 x 2, ZeRO-0 x 2"][0]["losses"]
-    assert itself == unbroken[4:], "the same topology resumes bit for bit"
 
 
-@pytest.mark.parametrize("topologies", [[(0, 1), (2, 1), (3, 1)], [(1, 2)]], ids=["zero", "pipeline"])
-def test_the_same_topology_resumes_bit_for_bit(run_ranks, tmp_path, topologies):
-    jobs = []
-    for zero, pp in topologies:
-        for precision in ("fp32", "bf16"):
-            directory = str(tmp_path / f"{zero}_{pp}_{precision}")
-            jobs += [
-                job(zero, pp, steps=[0, 6], precision=precision),
-                job(zero, pp, steps=[0, 3], precision=precision, save=directory),
-                job(zero, pp, steps=[3, 6], precision=precision, load=directory),
-            ]
-    results = run_ranks("engine_jobs.py", 2, jobs)
-    for unbroken, resumed in zip(results[::3], results[2::3], strict=True):
-        assert resumed["losses"] == unbroken["losses"][3:]
-        assert resumed["norms"] == unbroken["norms"][3:]
-        assert resumed["held_out"] == unbroken["held_out"]
+@pytest.fixture(scope="module")
+def results(run_ranks, tmp_path_factory):
+    """Every job's result by name. One launch a world: starting costs more than the steps."""
+    root = tmp_path_factory.mktemp("checkpoints")
+
+    def run(world_size, named):
+        placed = {
+            name: {key: str(root / value) if key in ("load", "save") else value for key, value in job.items()}
+            for name, job in named.items()
+        }
+        found = run_ranks("engine_jobs.py", world_size, placed)
+        return {f"{name} x {world_size}": result for name, result in found.items()}
+
+    pipeline, tied = (1, 2), {"tied": True}
+    launches = [
+        (2, {
+            **save_and_resume("by pipeline", 1, 2),
+            **save_and_resume("by tied pipeline", 1, 2, tied=True),
+            **save_and_resume("by bf16 pipeline", 1, 2, precision="bf16"),
+        }),
+        (2, {
+            **save_and_resume("by ZeRO-1", 1, 1),
+            **save_and_resume("by tied ZeRO-1", 1, 1, tied=True),
+            **save_and_resume("by ZeRO-0", 0, 1),
+            **save_and_resume("by ZeRO-2", 2, 1),
+            **save_and_resume("by ZeRO-3", 3, 1),
+            **save_and_resume("by bf16 ZeRO-3", 3, 1, precision="bf16"),
+            **load("by ZeRO-1", (3, 1), (2, 1), (0, 1)),
+            **load("by ZeRO-3", (1, 1)),
+            **load("by pipeline", (1, 1), (3, 1)),
+            **load("by tied pipeline", (1, 1), (3, 1), **tied),
+        }),
+        (1, {**load("by ZeRO-1", (2, 1)), **load("by pipeline", (0, 1)), **load("by ZeRO-3", (3, 1))}),
+        (2, {**load("by ZeRO-1", pipeline), **load("by tied ZeRO-1", pipeline, **tied)}),
+        (4, {
+            **load("by ZeRO-1", pipeline),
+            **load("by pipeline", pipeline),
+            **load("by tied ZeRO-1", pipeline, **tied),
+        }),
+    ]  # fmt: skip
+    return {name: result for launch in launches for name, result in run(*launch).items()}
+
+
+def test_the_first_loss_on_another_topology_is_the_unbroken_runs(results):
+    resumed = {name: result for name, result in results.items() if " as " in name}
+    assert len(resumed) == 16
+    for name, result in resumed.items():
+        unbroken = results[f"{name.partition(' as ')[0]} unbroken x 2"]["losses"][4:]
+        assert abs(result["losses"][0] - unbroken[0]) < FIRST_LOSS_TOLERANCE, name
+        assert max(abs(a - b) for a, b in zip(result["losses"], unbroken, strict=True)) < 1e-3, name
+        assert result["scalars"]["optimizer_steps"] == 8, name
+
+
+def test_the_same_topology_resumes_bit_for_bit(results):
+    halves = [name for name in results if "second half" in name]
+    assert len(halves) == 9
+    for name in halves:
+        unbroken, resumed = results[name.replace("second half", "unbroken")], results[name]
+        assert resumed["losses"] == unbroken["losses"][4:], name
+        assert resumed["norms"] == unbroken["norms"][4:], name
+        assert resumed["held_out"] == unbroken["held_out"], name

@@ -2,57 +2,73 @@
 
 import pytest
 
-STEPS = [0, 20]
 # fp32: only the order of additions differs. The bound is the project's promise; what is seen is near 1e-6.
 FP32_TOLERANCE = 1e-4
 # bf16: one unit in the last place of a weight is 0.4 %; 20 updates spread it.
 BF16_TOLERANCE = 5e-3
 
-
-def jobs(precision, *topologies, **options):
-    return [{"zero": zero, "pp": pp, "precision": precision, "steps": STEPS, **options} for zero, pp in topologies]
-
-
 ZERO = [(0, 1), (1, 1), (2, 1), (3, 1)]
 PIPELINE = [(1, 2)]
+VARIANTS = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "tied": {"precision": "fp32", "tied": True},
+    "tied, recomputed": {"precision": "fp32", "tied": True, "recompute": True},
+}
+
+
+def jobs(topologies, *variants):
+    return {
+        f"{variant}: ZeRO-{zero}, pipeline {pp}": {"zero": zero, "pp": pp, "steps": [0, 20], **VARIANTS[variant]}
+        for variant in variants
+        for zero, pp in topologies
+    }
 
 
 @pytest.fixture(scope="module")
-def reference(run_ranks):
-    return run_ranks("engine_jobs.py", 1, jobs("fp32", (0, 1)))[0]
+def results(run_ranks):
+    """Results by "variant: topology x processes". One launch a world: starting costs more than the steps."""
+    launches = [
+        (1, {**jobs(ZERO, "fp32"), **jobs(ZERO[:1], "tied")}),
+        (2, {**jobs(ZERO, "fp32", "bf16"), **jobs([(1, 1), (3, 1)], "tied", "tied, recomputed")}),
+        (2, jobs(PIPELINE, "fp32", "bf16", "tied", "tied, recomputed")),
+        (4, jobs(PIPELINE, "fp32", "tied")),
+    ]
+    return {
+        f"{name} x {world_size}": result
+        for world_size, named in launches
+        for name, result in run_ranks("engine_jobs.py", world_size, named).items()
+    }
 
 
-@pytest.fixture(scope="module")
-def tied_reference(run_ranks):
-    return run_ranks("engine_jobs.py", 1, jobs("fp32", (0, 1), tied=True))[0]
+def of_variant(results, *prefixes):
+    chosen = {name: result for name, result in results.items() if name.startswith(prefixes)}
+    assert len(chosen) >= 5
+    return chosen
 
 
 def worst(one, other, key="losses"):
     return max(abs(a - b) for a, b in zip(one[key], other[key], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("world_size", "topologies"), [(1, ZERO[1:]), (2, ZERO), (2, PIPELINE), (4, PIPELINE)], ids=str
-)
-def test_losses_and_norms_in_fp32_are_those_of_one_process(run_ranks, reference, world_size, topologies):
-    for result in run_ranks("engine_jobs.py", world_size, jobs("fp32", *topologies)):
-        assert worst(result, reference) < FP32_TOLERANCE
-        assert worst(result, reference, "norms") < 1e-3
-        assert abs(result["held_out"] - reference["held_out"]) < FP32_TOLERANCE
+def test_losses_and_norms_in_fp32_are_those_of_one_process(results):
+    reference = results["fp32: ZeRO-0, pipeline 1 x 1"]
     assert reference["losses"][-1] < reference["losses"][0] - 0.5, "the reference itself learned"
+    for name, result in of_variant(results, "fp32").items():
+        assert worst(result, reference) < FP32_TOLERANCE, name
+        assert worst(result, reference, "norms") < 1e-3, name
+        assert abs(result["held_out"] - reference["held_out"]) < FP32_TOLERANCE, name
 
 
-def test_losses_in_bf16_agree_with_each_other(run_ranks):
-    results = [
-        *run_ranks("engine_jobs.py", 2, jobs("bf16", *ZERO)),
-        *run_ranks("engine_jobs.py", 2, jobs("bf16", *PIPELINE)),
-    ]
-    for one in results:
-        assert worst(one, results[0]) < BF16_TOLERANCE
+def test_losses_in_bf16_agree_with_each_other(results):
+    chosen = of_variant(results, "bf16")
+    for name, one in chosen.items():
+        for other in chosen.values():
+            assert worst(one, other) < BF16_TOLERANCE, name
 
 
-@pytest.mark.parametrize("topologies", [[(1, 1), (3, 1)], PIPELINE], ids=["zero", "pipeline"])
-def test_tied_embeddings_and_recomputation_change_no_loss_on_any_topology(run_ranks, tied_reference, topologies):
-    both = [*jobs("fp32", *topologies, tied=True), *jobs("fp32", *topologies, tied=True, recompute=True)]
-    for result in run_ranks("engine_jobs.py", 2, both):
-        assert worst(result, tied_reference) < FP32_TOLERANCE
+def test_tied_embeddings_and_recomputation_change_no_loss_on_any_topology(results):
+    reference = results["tied: ZeRO-0, pipeline 1 x 1"]
+    for name, result in of_variant(results, "tied:", "tied, recomputed").items():
+        assert worst(result, reference) < FP32_TOLERANCE, name
+        assert worst(result, reference, "norms") < 1e-3, name

@@ -1,4 +1,4 @@
-"""Runs engine jobs, one after the other, on the ranks of one world; rank 0 prints their losses as JSON.
+"""Runs named engine jobs, one after the other, on the ranks of one world; rank 0 prints their losses as JSON.
 
 A job: {"zero": 1, "pp": 1, "precision": "fp32", "steps": [0, 20], "tied": false, "recompute": false,
 "load": directory, "save": directory}. Pipelines and others need worlds of their own: DeepSpeed keeps its grid.
@@ -91,7 +91,7 @@ def main():
     world = World.from_environment()
     with process_group(world, timeout_seconds=60):
         join_deepspeed()
-        results = [run_job(job, world) for job in jobs]
+        results = {name: run_job(job, world) for name, job in jobs.items()}
         if world.rank == 0:
             print(json.dumps(results))
 
