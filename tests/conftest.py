@@ -68,3 +68,14 @@ def run_ranks(tmp_path_factory):
         return json.loads(output.strip().splitlines()[-1])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def world_of_one(tmp_path_factory):
+    """A gloo process group of this process alone."""
+    import torch
+
+    store = tmp_path_factory.mktemp("store") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()

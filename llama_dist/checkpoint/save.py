@@ -20,7 +20,6 @@ from llama_dist.checkpoint.manifest import (
     Manifest,
     Piece,
     TensorRecord,
-    checksum_file,
     list_steps,
     step_directory,
     sync_directory,
@@ -58,7 +57,7 @@ def save_checkpoint(checkpoints: Path, engine: Engine, progress: Progress, *, to
     if rank == 0:
         outcome = _attempt(_publish, checkpoints, staging, written, progress, engine.scalars(), tokenizer)
         if not outcome.get("error"):
-            _prune(checkpoints, keep_last)
+            _prune(checkpoints, progress.step, keep_last)
     _agree(outcome)
     return step_directory(checkpoints, progress.step)
 
@@ -125,9 +124,9 @@ def _publish(
     tokenizer: Path,
 ) -> None:
     """Rank 0 only. Move the complete staging directory into place, then write the manifest."""
-    shutil.copyfile(tokenizer, staging / TOKENIZER_NAME)
-    copied = staging / TOKENIZER_NAME
-    tokenizer_record = FileRecord(TOKENIZER_NAME, copied.stat().st_size, checksum_file(copied))
+    model = tokenizer.read_bytes()
+    write_synced(staging / TOKENIZER_NAME, model)
+    tokenizer_record = FileRecord(TOKENIZER_NAME, len(model), xxhash.xxh3_128(model).hexdigest())
     manifest = Manifest(
         step=progress.step,
         tokens_seen=progress.tokens_seen,
@@ -182,9 +181,14 @@ def _point_latest(checkpoints: Path, target: Path) -> None:
     beside.rename(checkpoints / "latest")
 
 
-def _prune(checkpoints: Path, keep_last: int) -> None:
-    """Remove older checkpoints; the manifest goes first, so that a half-removed one no longer exists."""
-    for step in list_steps(checkpoints)[:-keep_last]:
+def _prune(checkpoints: Path, newest_step: int, keep_last: int) -> None:
+    """Remove all but `keep_last` of the checkpoints up to the one just written.
+
+    Later ones are damaged and were passed over: counting them could remove the only good one. The manifest goes first,
+    so that a half-removed checkpoint no longer exists.
+    """
+    written = [step for step in list_steps(checkpoints) if step <= newest_step]
+    for step in written[:-keep_last]:
         directory = step_directory(checkpoints, step)
         (directory / MANIFEST_NAME).unlink()
         shutil.rmtree(directory, ignore_errors=True)

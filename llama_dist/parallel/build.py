@@ -8,9 +8,10 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import logger as deepspeed_logger
 
-from llama_dist.config import RunConfig
+from llama_dist.config import ConfigError, RunConfig
 from llama_dist.model.initialization import initialize_weights
 from llama_dist.model.llama import Llama
 from llama_dist.parallel.deepspeed_config import deepspeed_config, effective_zero_stage
@@ -34,7 +35,14 @@ def join_deepspeed() -> None:
 
 
 def build_engine(config: RunConfig, grid: Grid, build_optimizer: BuildOptimizer) -> Engine:
-    """Return the engine with its seeded initial weights. Collective: every rank calls it with the same config."""
+    """Return the engine with its seeded initial weights. Collective: every rank calls it with the same config.
+
+    Raises ConfigError if the device lacks the precision.
+    """
+    if config.train.precision == "fp16" and not get_accelerator().is_fp16_supported():
+        raise ConfigError(
+            f"train.precision is fp16, which this device ({get_accelerator().device_name()}) cannot: use bf16 or fp32"
+        )
     with _stdout_to_stderr():
         if grid.pp_size > 1:
             return _build_pipeline(config, grid, build_optimizer)

@@ -53,6 +53,8 @@ def results(run_ranks, tmp_path_factory):
             **save_and_resume("by ZeRO-2", 2, 1),
             **save_and_resume("by ZeRO-3", 3, 1),
             **save_and_resume("by bf16 ZeRO-3", 3, 1, precision="bf16"),
+            # A scale of 2**20 overflows a few times on both sides of the save.
+            **save_and_resume("by fp16 ZeRO-1", 1, 1, precision="fp16", pretend_fp16=True, loss_scale_power=20),
             **load("by ZeRO-1", (3, 1), (2, 1), (0, 1)),
             **load("by ZeRO-3", (1, 1)),
             **load("by pipeline", (1, 1), (3, 1)),
@@ -81,9 +83,17 @@ def test_the_first_loss_on_another_topology_is_the_unbroken_runs(results):
 
 def test_the_same_topology_resumes_bit_for_bit(results):
     halves = [name for name in results if "second half" in name]
-    assert len(halves) == 9
+    assert len(halves) == 10
     for name in halves:
         unbroken, resumed = results[name.replace("second half", "unbroken")], results[name]
         assert resumed["losses"] == unbroken["losses"][4:], name
         assert resumed["norms"] == unbroken["norms"][4:], name
         assert resumed["held_out"] == unbroken["held_out"], name
+
+
+def test_the_loss_scale_of_fp16_goes_on_where_it_stood(results):
+    unbroken, resumed = results["by fp16 ZeRO-1 unbroken x 2"], results["by fp16 ZeRO-1 second half x 2"]
+    assert any(unbroken["skipped"][:4]) and any(unbroken["skipped"][4:])
+    assert resumed["skipped"] == unbroken["skipped"][4:]
+    assert resumed["scalars"] == unbroken["scalars"]
+    assert resumed["scalars"]["cur_scale"] < 2**20

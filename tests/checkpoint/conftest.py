@@ -1,0 +1,50 @@
+"""A world of one process, and an engine whose state is a few plain tensors."""
+
+import pytest
+import torch
+
+from llama_dist.checkpoint.save import Progress
+from llama_dist.parallel.engine import STATES, StatePartition
+from llama_dist.parallel.grid import Grid
+
+
+class PlainEngine:
+    """The Engine protocol's state half over two parameters; one of them is held in two ranges."""
+
+    def __init__(self, seed):
+        generator = torch.Generator().manual_seed(seed)
+        self.grid = Grid(0, 1, 1)
+        self.state = {
+            (name, state): torch.randn(size, generator=generator)
+            for name, size in (("embed.weight", 12), ("norm.weight", 5))
+            for state in STATES
+        }
+        self.restored = None
+
+    def partitions(self):
+        whole = {state: self.state["norm.weight", state] for state in STATES}
+        yield StatePartition("norm.weight", (5,), 0, whole)
+        for start, end in ((0, 7), (7, 12)):
+            cut = {state: self.state["embed.weight", state][start:end] for state in STATES}
+            yield StatePartition("embed.weight", (4, 3), start, cut)
+        copy = {state: torch.zeros(12) for state in STATES}
+        yield StatePartition("embed.weight", (4, 3), 0, copy, is_saved_elsewhere=True)
+
+    def scalars(self):
+        return {"optimizer_steps": 3.0}
+
+    def restore(self, scalars):
+        self.restored = scalars
+
+
+@pytest.fixture
+def plain_engine():
+    return PlainEngine
+
+
+@pytest.fixture
+def progress():
+    def at(step):
+        return Progress(step, step * 100, {"name": "x"}, "test", {"world_size": 1}, {"consumed_samples": step})
+
+    return at

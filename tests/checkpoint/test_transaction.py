@@ -1,0 +1,205 @@
+"""A checkpoint exists whole or not at all, and nothing of a damaged one is used."""
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from llama_dist.checkpoint.describe import describe_all, verify_all
+from llama_dist.checkpoint.load import agree_on_newest_good, find_newest_good, load_into, load_weights
+from llama_dist.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointError,
+    list_steps,
+    read_manifest,
+    step_directory,
+)
+from llama_dist.checkpoint.save import save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def save(checkpoints, plain_engine, progress, tmp_path):
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(b"a tokenizer")
+
+    def at(step, *, keep_last=10):
+        engine = plain_engine(seed=step)
+        save_checkpoint(checkpoints, engine, progress(step), tokenizer=tokenizer, keep_last=keep_last)
+        return engine
+
+    return at
+
+
+def flip(path, at=-5):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def test_what_was_saved_is_loaded_into_every_copy(save, checkpoints, plain_engine):
+    saved, loaded = save(1), plain_engine(seed=99)
+    found = agree_on_newest_good(checkpoints, 0, 1)
+    load_into(loaded, found)
+    assert all(torch.equal(saved.state[key], loaded.state[key]) for key in saved.state)
+    assert loaded.restored == {"optimizer_steps": 3.0}
+    _, weights = load_weights(found.directory)
+    assert torch.equal(weights["embed.weight"], saved.state["embed.weight", "fp32"].view(4, 3))
+
+
+def test_a_directory_without_a_manifest_is_no_checkpoint(save, checkpoints):
+    save(1), save(2)
+    (step_directory(checkpoints, 2) / MANIFEST_NAME).unlink()
+    assert list_steps(checkpoints) == [1]
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1
+    save(2)
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2, "a later save of the step replaces it"
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "empty", "pickle", "manifest", "torn manifest"])
+def test_a_damaged_checkpoint_is_passed_over_by_name(save, checkpoints, damage, tmp_path):
+    save(1), save(2)
+    directory = step_directory(checkpoints, 2)
+    file = directory / "rank_00000.safetensors"
+    canary = tmp_path / "canary"
+    match damage:
+        case "flip":
+            flip(file)
+        case "truncate":
+            os.truncate(file, 20)
+        case "delete":
+            file.unlink()
+        case "empty":
+            file.write_bytes(b"")
+        case "pickle":
+            file.write_bytes(pickle.dumps(Bomb(canary)))
+        case "manifest":
+            file = directory / MANIFEST_NAME
+            file.write_text(file.read_text().replace('"step": 2', '"step": 3'))
+        case "torn manifest":
+            file = directory / MANIFEST_NAME
+            os.truncate(file, file.stat().st_size // 2)
+    found = agree_on_newest_good(checkpoints, 0, 1)
+    assert found.manifest.step == 1
+    assert any(str(file) in fault for fault in found.passed_over)
+    assert find_newest_good(checkpoints) == step_directory(checkpoints, 1)
+    assert not canary.exists()
+
+
+class Bomb:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return Path.touch, (self.canary,)
+
+
+def test_no_good_checkpoint_is_an_error_and_not_a_start_from_zero(save, checkpoints):
+    assert agree_on_newest_good(checkpoints, 0, 1) is None, "a run that never saved starts at zero"
+    save(1)
+    flip(step_directory(checkpoints, 1) / "rank_00000.safetensors")
+    with pytest.raises(CheckpointError, match=r"no checkpoint is good(.|\n)*rank_00000(.|\n)*--fresh"):
+        agree_on_newest_good(checkpoints, 0, 1)
+
+
+def test_a_save_that_never_finished_is_an_error_too(checkpoints):
+    step_directory(checkpoints, 5).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="never finished"):
+        agree_on_newest_good(checkpoints, 0, 1)
+
+
+def test_latest_is_never_followed(save, checkpoints, tmp_path):
+    save(1)
+    (checkpoints / "latest").unlink()
+    (checkpoints / "latest").symlink_to(tmp_path / "evil")
+    assert agree_on_newest_good(checkpoints, 0, 1).directory == step_directory(checkpoints, 1)
+
+
+def test_a_file_name_that_leads_out_is_refused(save, checkpoints):
+    save(1)
+    directory = step_directory(checkpoints, 1)
+    manifest = read_manifest(directory)
+    evil = manifest.files[0].__class__("../../evil", 1, "0")
+    text = manifest.__class__(**{**manifest.__dict__, "files": (evil,)}).to_json()
+    (directory / MANIFEST_NAME).write_text(text)
+    with pytest.raises(CheckpointError, match="leads out"):
+        read_manifest(directory)
+
+
+def test_only_the_newest_are_kept(save, checkpoints):
+    for step in (1, 2, 3, 4):
+        save(step, keep_last=2)
+    assert list_steps(checkpoints) == [3, 4]
+    assert not list(checkpoints.glob("*0001*")) and not list(checkpoints.glob(".*"))
+
+
+def test_pruning_never_counts_a_damaged_later_one_for_the_one_just_written(save, checkpoints):
+    save(1), save(4)
+    flip(step_directory(checkpoints, 4) / "rank_00000.safetensors")
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1, "the run goes back past step 4"
+    save(2, keep_last=1)
+    assert list_steps(checkpoints) == [2, 4]
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_and_the_next_save_works(save, checkpoints):
+    save(1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(CheckpointError, match="rank 0"):
+            save(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1
+    save(2)
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2
+
+
+def test_a_model_of_another_shape_is_refused_with_both_sides(save, checkpoints, plain_engine):
+    save(1)
+    other = plain_engine(seed=1)
+    other.partitions = lambda: iter([next(plain_engine(seed=1).partitions()).__class__("norm.weight", (6,), 0, {})])
+    with pytest.raises(CheckpointError, match=r"norm.weight: the model has shape \(6,\), the checkpoint \(5,\)"):
+        load_into(other, agree_on_newest_good(checkpoints, 0, 1))
+
+
+def test_files_are_for_the_owner_alone(save, checkpoints):
+    save(1)
+    for path in step_directory(checkpoints, 1).iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert step_directory(checkpoints, 1).stat().st_mode & 0o077 == 0
+
+
+def test_list_and_verify_speak_of_every_checkpoint(save, checkpoints):
+    save(1), save(2)
+    assert [description.step for description in describe_all(checkpoints.parent)] == [1, 2]
+    assert all(line.endswith("good") for line in verify_all(checkpoints.parent))
+    flip(step_directory(checkpoints, 2) / "rank_00000.safetensors")
+    with pytest.raises(CheckpointError, match="rank_00000"):
+        list(verify_all(checkpoints.parent))
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        describe_all(checkpoints)
+
+
+def test_asking_which_checkpoints_there_are_imports_no_torch():
+    program = (
+        "import sys, llama_dist.checkpoint.manifest, llama_dist.checkpoint.describe; "
+        "print(json.dumps([name for name in ('torch', 'deepspeed') if name in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import json; {program}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(done.stdout) == []

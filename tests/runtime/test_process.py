@@ -1,0 +1,111 @@
+"""Agreement of ranks, heartbeats, stop requests and exit records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llama_dist.runtime.exit_record import write_exit_record
+from llama_dist.runtime.heartbeat import Heartbeat
+from llama_dist.runtime.process_group import PeerLostError, World, peers_named
+from llama_dist.runtime.stop import StopRequest
+
+PROGRAM = """
+import os, sys, time
+from llama_dist.runtime.process_group import World, all_gather_json, any_rank, broadcast_json
+from llama_dist.runtime.process_group import peers_named, process_group
+world = World.from_environment()
+with peers_named(world, lambda: "in the test"), process_group(world, timeout_seconds=20):
+    assert all_gather_json({"rank": world.rank, "text": "é" * world.rank}) == [
+        {"rank": rank, "text": "é" * rank} for rank in range(world.world_size)
+    ]
+    assert broadcast_json(f"of {world.rank}") == "of 0"
+    assert any_rank(world.rank == 1) and not any_rank(False)
+    if world.rank == 1:
+        os._exit(9)
+    any_rank(False)
+"""
+
+
+def test_ranks_agree_and_a_lost_peer_is_named_and_never_waited_for(tmp_path):
+    port = 20000 + os.getpid() % 20000
+    environment = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env=environment | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    _, errors = ranks[0].communicate(timeout=60)
+    ranks[1].communicate(timeout=60)
+    assert ranks[1].returncode == 9, "rank 1 agreed with rank 0 on everything before it left"
+    assert "PeerLostError: rank 0 of 2 lost a peer in the test" in errors
+
+
+def test_only_communication_failures_become_a_lost_peer():
+    world = World(0, 0, 2)
+    with pytest.raises(PeerLostError, match="rank 0 of 2 lost a peer here"), peers_named(world, lambda: "here"):
+        raise RuntimeError("[third_party/gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shapes"), peers_named(world, lambda: "here"):
+        raise RuntimeError("shapes cannot be multiplied")
+
+
+def test_a_heartbeat_names_this_very_process(tmp_path):
+    heartbeat = Heartbeat(tmp_path / "heartbeats" / "rank_00000.json", attempt=3)
+    heartbeat.beat(7, "train")
+    values = json.loads((tmp_path / "heartbeats" / "rank_00000.json").read_text())
+    assert (values["step"], values["phase"], values["attempt"], values["pid"]) == (7, "train", 3, os.getpid())
+    assert values["create_time"] == psutil.Process().create_time()
+    assert "step 7" in heartbeat.where() and "train" in heartbeat.where()
+
+
+def test_a_heartbeat_that_cannot_be_written_does_not_end_the_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    Heartbeat(tmp_path / "file" / "rank.json", attempt=1).beat(1, "train")
+
+
+def test_sigterm_is_a_request_and_not_an_end():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        stop = StopRequest().install()
+        assert not stop.is_made
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_made
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_an_exit_record_is_written_whole(tmp_path):
+    path = tmp_path / "exits" / "rank_00002.json"
+    write_exit_record(path, rank=2, exit_code=74, reason="disk", step=5)
+    values = json.loads(path.read_text())
+    assert (values["rank"], values["exit_code"], values["reason"], values["step"]) == (2, 74, "disk", 5)
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's parent-death signal")
+def test_a_rank_ends_with_its_parent(tmp_path):
+    child = (
+        "import time; from llama_dist.runtime.parent_death import die_with_parent; "
+        "die_with_parent(); print(1, flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the rank outlived its parent"
+        time.sleep(0.02)
