@@ -21,14 +21,15 @@ lint: $(VENV)/.installed-dev
 	@echo "== mypy"
 	@$(VENV)/bin/mypy --no-error-summary || { echo "FAILED: mypy"; exit 1; }
 
+# One thread a process: the tests start worlds of 2 and 4 processes, and tiny tensors gain nothing from more.
 test: lint
 	@echo "== pytest"
-	@$(PYTHON) -m pytest -q -m "not long" || { echo "FAILED: pytest"; exit 1; }
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not long" || { echo "FAILED: pytest"; exit 1; }
 	@echo "== all tests passed"
 
 test-long: $(VENV)/.installed-dev
 	@echo "== pytest, the long ones"
-	@$(PYTHON) -m pytest -q -m long || { echo "FAILED: pytest -m long"; exit 1; }
+	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m long || { echo "FAILED: pytest -m long"; exit 1; }
 
 bench: $(VENV)/.installed-dev
 	@for program in $(sort $(wildcard benchmarks/*.py)); do \
