@@ -7,7 +7,7 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 import json
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,8 @@ class TensorRecord:
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Everything that a checkpoint says of itself."""
+class Progress:
+    """Where a run stands, apart from its tensors, and who says so."""
 
     step: int
     """Optimizer steps done."""
@@ -81,6 +81,11 @@ class Manifest:
 
     data: dict[str, Any]
     """State of the data stream."""
+
+
+@dataclass(frozen=True)
+class Manifest(Progress):
+    """Everything that a checkpoint says of itself."""
 
     scalars: dict[str, float]
     """State that is alike on every rank: optimizer steps, loss scale."""
@@ -209,5 +214,5 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         name: TensorRecord(tuple(record["shape"]), tuple(Piece(**piece) for piece in record["pieces"]))
         for name, record in values["tensors"].items()
     }
-    plain = {key: values[key] for key in ("step", "tokens_seen", "config", "code_revision", "world", "data", "scalars")}
-    return Manifest(**plain, files=files, tensors=tensors)
+    progress = {field.name: values[field.name] for field in fields(Progress)}
+    return Manifest(**progress, scalars=values["scalars"], files=files, tensors=tensors)

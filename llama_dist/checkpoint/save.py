@@ -5,7 +5,6 @@ A crash at any instant leaves either the whole checkpoint or none, and the older
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from llama_dist.checkpoint.manifest import (
     FileRecord,
     Manifest,
     Piece,
+    Progress,
     TensorRecord,
     list_steps,
     step_directory,
@@ -30,18 +30,6 @@ from llama_dist.parallel.engine import Engine, StatePartition
 from llama_dist.runtime.process_group import all_gather_json, broadcast_json
 
 TOKENIZER_NAME = "tokenizer.model"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, apart from its tensors: what the manifest says beside the files."""
-
-    step: int
-    tokens_seen: int
-    config: dict[str, Any]
-    code_revision: str
-    world: dict[str, int]
-    data: dict[str, Any]
 
 
 def save_checkpoint(checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: Path, keep_last: int) -> Path:
@@ -128,12 +116,7 @@ def _publish(
     write_synced(staging / TOKENIZER_NAME, model)
     tokenizer_record = FileRecord(TOKENIZER_NAME, len(model), xxhash.xxh3_128(model).hexdigest())
     manifest = Manifest(
-        step=progress.step,
-        tokens_seen=progress.tokens_seen,
-        config=progress.config,
-        code_revision=progress.code_revision,
-        world=progress.world,
-        data=progress.data,
+        **vars(progress),
         scalars=scalars,
         files=(*(FileRecord(*rank["file"]) for rank in written), tokenizer_record),
         tensors=_index(rank["ranges"] for rank in written),

@@ -12,29 +12,22 @@ from llama_dist.config import RunConfig
 from llama_dist.model.flops import layer_flops
 from llama_dist.model.llama import build_layers, tied_logits
 from llama_dist.model.loss import next_token_loss
-from llama_dist.parallel.engine import MicroBatch, StatePartition, StepResult
-from llama_dist.parallel.grid import Grid
-from llama_dist.parallel.optimizer_state import StateAccess
-from llama_dist.parallel.scalars import read_scalars, write_scalars
+from llama_dist.parallel.engine import MicroBatch, StepResult
+from llama_dist.parallel.held_state import HeldState
 
 _TIED_KEY = "embed"
 
 
-class PipelineEngine:
+class PipelineEngine(HeldState):
     """An `Engine` over DeepSpeed's `PipelineEngine`. Collective: every rank calls every method alike.
 
     Only the first stage reads tokens and only the last reads labels; the others may be given anything.
     """
 
-    def __init__(self, engine: Any, state: StateAccess, grid: Grid) -> None:
-        self.grid = grid
-        self._engine, self._state = engine, state
-
     def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
         """Run one 1F1B schedule over `micro_batches`, then take one optimizer step."""
         engine = self._engine
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_learning_rate(learning_rate)
         skipped_before = engine.skipped_steps
         loss = engine.train_batch(iter(micro_batches))
         return StepResult(
@@ -46,19 +39,6 @@ class PipelineEngine:
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
         """Mean loss over all replicas' micro-batches, in nats."""
         return float(self._engine.eval_batch(iter(micro_batches), num_micro_batches=len(micro_batches)))
-
-    def partitions(self) -> Iterator[StatePartition]:
-        """Yield the state of this stage that this rank holds."""
-        return self._state.partitions()
-
-    def scalars(self) -> dict[str, float]:
-        """Optimizer steps and loss scale."""
-        return read_scalars(self._engine.optimizer)
-
-    def restore(self, scalars: dict[str, float]) -> None:
-        """Take over `scalars` and refresh the working weights from the partitions."""
-        write_scalars(self._engine.optimizer, scalars)
-        self._state.refresh_working_weights()
 
 
 class LlamaPipeline(PipelineModule):  # type: ignore[misc]

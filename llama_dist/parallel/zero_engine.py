@@ -1,24 +1,23 @@
 """ZeRO 0 to 3: every rank holds the whole model's computation and a part of its state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from llama_dist.config import RunConfig
 from llama_dist.model.loss import next_token_loss
-from llama_dist.parallel.engine import MicroBatch, StatePartition, StepResult
+from llama_dist.parallel.engine import MicroBatch, StepResult
 from llama_dist.parallel.grid import Grid
+from llama_dist.parallel.held_state import HeldState
 from llama_dist.parallel.optimizer_state import StateAccess
-from llama_dist.parallel.scalars import read_scalars, write_scalars
 
 
-class ZeroEngine:
+class ZeroEngine(HeldState):
     """An `Engine` over DeepSpeed's `DeepSpeedEngine`. Collective: every rank calls every method alike."""
 
     def __init__(self, engine: Any, state: StateAccess, grid: Grid, config: RunConfig) -> None:
-        self.grid = grid
-        self._engine, self._state = engine, state
+        super().__init__(engine, state, grid)
         self._plain_optimizer = not engine.zero_optimization()
         self._clip_norm = config.optimizer.gradient_clip_norm or float("inf")
 
@@ -26,8 +25,7 @@ class ZeroEngine:
         """Accumulate over `micro_batches`, then take one optimizer step."""
         engine = self._engine
         engine.train()
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_learning_rate(learning_rate)
         skipped_before = engine.skipped_steps
         total = torch.zeros((), dtype=torch.float32, device=engine.device)
         norm = None
@@ -51,19 +49,6 @@ class ZeroEngine:
         self._engine.eval()
         losses = [self._loss(tokens, labels) for tokens, labels in micro_batches]
         return self._mean_over_ranks(torch.stack(losses).mean())
-
-    def partitions(self) -> Iterator[StatePartition]:
-        """Yield the state that this rank holds."""
-        return self._state.partitions()
-
-    def scalars(self) -> dict[str, float]:
-        """Optimizer steps and loss scale."""
-        return read_scalars(self._engine.optimizer)
-
-    def restore(self, scalars: dict[str, float]) -> None:
-        """Take over `scalars` and refresh the working weights from the partitions."""
-        write_scalars(self._engine.optimizer, scalars)
-        self._state.refresh_working_weights()
 
     def _loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         device = self._engine.device

@@ -7,7 +7,8 @@ from pathlib import Path
 from data_pipeline.stream import TokenStream
 from data_pipeline.stream_state import StreamState
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
-from llama_dist.checkpoint.save import Progress, save_checkpoint
+from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.config import RunConfig, dump_config
 from llama_dist.parallel.engine import Engine
 

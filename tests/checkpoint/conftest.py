@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llama_dist.checkpoint.save import Progress
+from llama_dist.checkpoint.manifest import Progress
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
 

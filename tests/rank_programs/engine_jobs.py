@@ -14,7 +14,8 @@ sys.modules["mlflow"] = None  # as the trainer does: DeepSpeed would import it f
 from deepspeed.accelerator import get_accelerator
 
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
-from llama_dist.checkpoint.save import Progress, save_checkpoint
+from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.config import OptimizerConfig, parse_run_config
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
