@@ -1,14 +1,15 @@
 """How the config of a launch differs from the run's last one, and which differences a run may take. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from llama_dist.config import ConfigError
 
 ABSENT = "(absent)"
 
-# Topology, length and care: none of these changes which tokens a step reads, nor what it computes from them.
+# Topology, length and care: none of these changes which tokens a step reads. The length alone changes what later steps
+# do with them: every schedule ends with it. Going on for longer is what a user means by it, so it is told, not refused.
 _FREE = (
     *("runs_directory", "parallel", "batch.micro_batch_sequences"),
     *("train.num_steps", "train.activation_checkpointing"),
@@ -16,6 +17,7 @@ _FREE = (
 )
 _NOT_FREE = ("metrics.experiment",)  # the tracker's run would have to move
 _NEVER = ("name", "model")  # checkpoints hold these shapes
+_NOTES = {"train.num_steps": "the learning rate of the steps to come follows the new length"}
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,18 @@ def check_changes(run_name: str, changes: Sequence[Change]) -> None:
     raise ConfigError("\n".join(advice))
 
 
+def allow_all(changes: Sequence[Change]) -> tuple[Change, ...]:
+    """Return the changes of a run that begins at step 0: none is refused."""
+    return tuple(change if change.verdict == "free" else replace(change, verdict="allowed") for change in changes)
+
+
 def describe_changes(changes: Sequence[Change]) -> list[str]:
     """Return one line a change, for example `  [refused] train.seed: 0 -> 1`."""
-    return [f"  [{change.verdict}] {change.field}: {change.old!r} -> {change.new!r}" for change in changes]
+    return [
+        f"  [{change.verdict}] {change.field}: {change.old!r} -> {change.new!r}"
+        + (f" ({_NOTES[change.field]})" if change.field in _NOTES else "")
+        for change in changes
+    ]
 
 
 def _verdict(field: str, allowed: Sequence[str]) -> Literal["free", "allowed", "refused", "never"]:

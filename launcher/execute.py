@@ -4,6 +4,7 @@ Idempotent: a new name starts a run, an existing one goes on from its newest che
 """
 
 import contextlib
+from collections.abc import Iterator
 
 from cluster.environment import as_mapping, shipper_environment, worker_environment
 from launcher.attempt_files import write_attempt, write_config
@@ -19,7 +20,7 @@ from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
-from llama_dist.config import ReportedError, RunDirectory
+from llama_dist.config import ReportedError, RunDirectory, set_aside_path
 from llama_dist.exit_codes import ExitCode
 
 
@@ -35,7 +36,7 @@ def execute(launch: Launch, console: Console) -> int:
         backend.check()
     create_run_directory(run)
     with stop_on_signals() as stop:
-        with lock_run(run):
+        with _disk_faults_told(run), lock_run(run):
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
@@ -81,22 +82,43 @@ class _Preparation:
         return AttemptSpec(plan.agent_command, as_mapping(environment), logs)
 
 
+@contextlib.contextmanager
+def _disk_faults_told(run: RunDirectory) -> Iterator[None]:
+    """Turn what the disk refuses before the supervision begins (lock, `run.yaml`, a rename) into a message."""
+    try:
+        yield
+    except OSError as error:
+        place, reason = error.filename or run.path, error.strerror or error
+        raise RunDirectoryError(
+            f"{place}: {reason}: run `{run.name}` was not started; free or mend the disk, or see whose directory it is"
+        ) from None
+
+
 def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
-    """Write `run.yaml` of a new run; of an existing one say where it goes on, or set its checkpoints aside."""
+    """Write `run.yaml` of a run at its start; of an existing one say where it goes on, or set its past aside."""
     run, name = launch.run, f"run `{launch.run.name}`"
     steps = list_steps(run.checkpoints)
     if not run.config.is_file():
         write_config(run.config, launch.config)
         console.say(f"{name}: new, in {run.path}")
-    elif launch.request.fresh and run.checkpoints.exists():
-        number = launch.plan_next().attempt
-        aside = run.checkpoints.with_name(f"{run.checkpoints.name}.before_attempt_{number:04d}")
-        run.checkpoints.rename(aside)
-        console.say(f"{name}: starts again at step 0; its checkpoints are kept in {aside}")
+    elif launch.starts_over(changes):
+        _set_aside(launch, console)
+        write_config(run.config, launch.config)  # the run's curve and checkpoints begin with this config
+        console.say(f"{name}: starts again at step 0")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
     for line in describe_changes(changes):
         console.say(f"changed:{line}")
+
+
+def _set_aside(launch: Launch, console: Console) -> None:
+    """Rename checkpoints and metrics: the next attempt makes new ones, and with them a new run in the tracker."""
+    number = launch.plan_next().attempt
+    for directory in (launch.run.checkpoints, launch.run.metrics):
+        if directory.exists():
+            aside = set_aside_path(directory, number)
+            directory.rename(aside)
+            console.say(f"run `{launch.run.name}`: its old {directory.name} are kept in {aside}")
 
 
 def _supervise(supervisor: Supervisor, run: RunDirectory) -> int:

@@ -3,15 +3,16 @@
 Writes nothing and starts nothing: `execute.py` does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.facts import MachineFacts, read_machine_facts
 from launcher.attempt_files import latest_config, next_attempt
-from launcher.changes import Change, check_changes, find_changes
+from launcher.changes import Change, allow_all, check_changes, find_changes
 from launcher.plan import TRAINER_MODULE, Plan, make_plan, run_directory_of
 from launcher.sources import check_sources
+from llama_dist.checkpoint.manifest import has_any_step
 from llama_dist.config import (
     ClusterConfig,
     RunConfig,
@@ -61,13 +62,27 @@ class Launch:
         return self.plan_attempt(next_attempt(self.run))
 
     def find_changes(self) -> tuple[Change, ...]:
-        """Compare with the config that the run was last started with. Raises ConfigError for a refused change."""
+        """Compare with the config that the run was last started with. Raises ConfigError for a refused change.
+
+        Where no checkpoint is gone on from, there is nothing that a change could contradict.
+        """
         former = latest_config(self.run)
         if former is None:
             return ()
         changes = find_changes(dump_config(former), dump_config(self.config), self.request.allow_changes)
+        if self._has_no_past:
+            return allow_all(changes)
         check_changes(self.config.name, changes)
         return changes
+
+    def starts_over(self, changes: Sequence[Change]) -> bool:
+        """Whether an existing run begins anew: the user said so, or it has no checkpoint and another config."""
+        return self.request.fresh or (self._has_no_past and any(change.verdict != "free" for change in changes))
+
+    @property
+    def _has_no_past(self) -> bool:
+        """Whether the run begins at step 0. A checkpoint that is not whole is a past too: it may be damage."""
+        return self.request.fresh or not has_any_step(self.run.checkpoints)
 
 
 def check_launch(request: LaunchRequest, caller_environment: Mapping[str, str]) -> Launch:

@@ -72,7 +72,7 @@ def read_status(run: RunDirectory) -> RunStatus:
         num_restarts=max(0, len(numbers) - 1),
         newest_checkpoint_step=max(list_steps(run.checkpoints), default=None),
         ranks=_ranks(run, attempt),
-        last_metrics=last_metrics(run.metrics / "spool.jsonl"),
+        last_metrics=last_metrics(run.spool),
         past_attempts=tuple(_past_attempt(run, number) for number in numbers),
     )
 

@@ -17,7 +17,7 @@ from llama_dist.config.run import (
     SupervisionConfig,
     TrainConfig,
 )
-from llama_dist.config.run_directory import RunDirectory
+from llama_dist.config.run_directory import RunDirectory, set_aside_attempt, set_aside_path
 
 __all__ = [
     "RULES",
@@ -44,5 +44,7 @@ __all__ = [
     "load_cluster_config",
     "load_run_config",
     "parse_run_config",
+    "set_aside_attempt",
+    "set_aside_path",
     "write_yaml",
 ]

@@ -1,7 +1,11 @@
 """Where everything of a run lies on disk: paths only. Launcher, trainer and metrics meet nowhere else."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+SPOOL_NAME = "spool.jsonl"
+_SET_ASIDE_PATTERN = re.compile(r"\.before_attempt_(\d+)$")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class RunDirectory:
         return self.path / "metrics"
 
     @property
+    def spool(self) -> Path:
+        """One JSON line a step."""
+        return self.metrics / SPOOL_NAME
+
+    @property
     def heartbeats(self) -> Path:
         """Directory with one small JSON file a rank."""
         return self.path / "heartbeats"
@@ -65,3 +74,14 @@ class RunDirectory:
     def exit_record(self, number: int, rank: int) -> Path:
         """JSON that a rank leaves when it ends by itself: exit_code, reason, step, host, time."""
         return self.attempt(number) / "exits" / f"rank_{rank:05d}.json"
+
+
+def set_aside_path(directory: Path, attempt: int) -> Path:
+    """Where a run that begins anew with `attempt` keeps what its directory held until then."""
+    return directory.with_name(f"{directory.name}.before_attempt_{attempt:04d}")
+
+
+def set_aside_attempt(path: Path) -> int | None:
+    """Return the attempt that a run began anew with, from a name of `set_aside_path`; None for any other name."""
+    match = _SET_ASIDE_PATTERN.search(path.name)
+    return int(match[1]) if match else None

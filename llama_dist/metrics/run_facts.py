@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llama_dist.config import ConfigError, RunConfig, RunDirectory, dump_config, load_run_config
+from llama_dist.config import ConfigError, RunConfig, RunDirectory, dump_config, load_run_config, set_aside_attempt
 from llama_dist.metrics.record import SpoolRecord
 
 # The address of a tracking server is no property of the experiment, and may hold a password.
@@ -40,7 +40,7 @@ def params_of(config: RunConfig) -> dict[str, str]:
 
 def attempt_tags(directory: RunDirectory) -> dict[str, str]:
     """Return how many attempts there were, what each changed in the config of the first launch, and the newest code."""
-    numbers = attempt_numbers(directory)
+    numbers = _attempts_of_this_start(directory)
     tags = {"llama_dist.attempts": str(len(numbers))}
     first = params_of(load_run_config(directory.config))
     for number in numbers:
@@ -58,7 +58,7 @@ def attempt_tags(directory: RunDirectory) -> dict[str, str]:
 
 def attempts_seen(directory: RunDirectory) -> list[tuple[int, bool]]:
     """Return what `attempt_tags` would read now, cheaply: the attempts, and whether their code is recorded yet."""
-    return [(number, _code_record(directory, number).is_file()) for number in attempt_numbers(directory)]
+    return [(number, _code_record(directory, number).is_file()) for number in _attempts_of_this_start(directory)]
 
 
 class RewindLog:
@@ -78,6 +78,12 @@ class RewindLog:
                 self.tags[key] = f"resumed after step {step - 1}; an earlier attempt had reached {self._furthest_step}"
             self._attempt = record.attempt
             self._furthest_step = max(self._furthest_step, step)
+
+
+def _attempts_of_this_start(directory: RunDirectory) -> list[int]:
+    """Return the attempts since the run last began at step 0: those before it belong to another run of the tracker."""
+    starts = [set_aside_attempt(path) or 0 for path in directory.path.glob("*.before_attempt_*")]
+    return [number for number in attempt_numbers(directory) if number >= max(starts, default=0)]
 
 
 def _code_record(directory: RunDirectory, number: int) -> Path:

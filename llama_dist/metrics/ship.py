@@ -50,11 +50,15 @@ class Shipper:
         self._started = time.time()
         self._backoff_seconds = FIRST_BACKOFF_SECONDS
         self._connection: tuple[Tracker, Shipment] | None = None
+        self._metrics_inode = _inode_of(directory.metrics)
 
     def run(self) -> ExitCode:
         """Ship until the run is over; DONE where all was shipped, RETRY where the tracker stayed away to the end."""
         over_since: float | None = None
         while True:
+            if _inode_of(self._directory.metrics) != self._metrics_inode:
+                self._say("the run began anew, with metrics of its own: this process ends, another one ships those")
+                return ExitCode.DONE
             status = read_run_status(self._directory, self._started)
             now = time.monotonic()
             over_since = None if status == "RUNNING" else over_since or now
@@ -102,6 +106,13 @@ class Shipper:
     def _say(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         print(f"{stamp} metrics of {self._directory.path}: {without_credentials(message)}", file=sys.stderr, flush=True)
+
+
+def _inode_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def connect_to_mlflow(directory: RunDirectory) -> Tracker:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
+from llama_dist.config.run_directory import SPOOL_NAME
 from llama_dist.metrics.record import SpoolRecord, StepMetrics, from_values, to_values
 
 # Lines kept in memory while the disk refuses them; about 4 MB at most, and hours of steps of a large run.
@@ -22,7 +23,7 @@ READ_BYTES = 16 * 1024**2
 
 def spool_path(metrics_directory: Path) -> Path:
     """Return the file that `Spool` appends to."""
-    return metrics_directory / "spool.jsonl"
+    return metrics_directory / SPOOL_NAME
 
 
 class Spool:

@@ -1,7 +1,7 @@
 import pytest
 from fake_run import run_values
 
-from launcher.changes import check_changes, find_changes
+from launcher.changes import check_changes, describe_changes, find_changes
 from llama_dist.config import ConfigError, RunConfig, dump_config, parse_run_config
 
 
@@ -57,6 +57,13 @@ def test_what_changes_the_order_or_the_curve_is_refused_unless_named(tmp_path, p
     assert f"--allow-change {field}" in str(refused.value)
     check_changes("fake", find_changes(old, new, [field]))
     check_changes("fake", find_changes(old, new, [field.split(".")[0]]))
+
+
+def test_a_new_length_is_told_to_move_the_learning_rate(tmp_path):
+    changes = find_changes(dumped(tmp_path), dumped(tmp_path, train__num_steps=40), [])
+    assert describe_changes(changes) == [
+        "  [free] train.num_steps: 20 -> 40 (the learning rate of the steps to come follows the new length)"
+    ]
 
 
 def test_model_shapes_are_refused_even_when_named(tmp_path):

@@ -154,6 +154,61 @@ def test_a_disk_that_fails_under_the_supervisor_ends_the_run_with_74(launch):
     assert ended.value.exit_code == 74
 
 
+@pytest.mark.parametrize("blocked", ["lock", "run.yaml.tmp"])
+def test_what_the_disk_refuses_before_the_first_attempt_is_told_with_path_and_74(launch, fake_run, blocked):
+    (fake_run.run_directory / blocked).mkdir(parents=True)  # stands for a file that cannot be written
+    with pytest.raises(RunDirectoryError, match=f"{blocked}: .*run `fake` was not started") as refused:
+        launch(done_at(1))
+    assert refused.value.exit_code == 74
+
+
+def test_checkpoints_that_cannot_be_set_aside_are_told_with_74(launch):
+    _, _, run = launch(done_at(20))
+    (run.path / "checkpoints.before_attempt_0002" / "held").mkdir(parents=True)
+    with pytest.raises(RunDirectoryError, match=r"fake/checkpoints: ") as refused:
+        launch(done_at(1), fresh=True)
+    assert refused.value.exit_code == 74
+
+
+SHAPE = ("model.vocabulary_size=128", "optimizer.learning_rate=0.01")
+
+
+def test_a_run_without_a_checkpoint_takes_any_change_and_begins_anew_with_it(launch, capsys):
+    launch(rank_ends(78, "the data has 128 token ids, model.vocabulary_size is 64"))
+    _, _, run = launch(done_at(20), overrides=SHAPE)
+    assert "changed:  [allowed] model.vocabulary_size: 64 -> 128" in capsys.readouterr().out
+    assert yaml.safe_load(run.config.read_text())["model"]["vocabulary_size"] == 128
+    changes = json.loads((run.attempt(2) / "changes.json").read_text())["changes"]
+    assert {change["field"] for change in changes} == {"model.vocabulary_size", "optimizer.learning_rate"}
+    with pytest.raises(ConfigError, match=r"\[never\] model.vocabulary_size: 128 -> 64"):
+        launch(done_at(21))
+
+
+def test_fresh_takes_any_change_although_there_is_a_checkpoint(launch):
+    launch(done_at(20))
+    _, _, run = launch(done_at(3), overrides=SHAPE, fresh=True)
+    assert yaml.safe_load(run.config.read_text())["model"]["vocabulary_size"] == 128
+    assert (run.path / "checkpoints.before_attempt_0002" / "step_00000020").is_dir()
+
+
+def test_a_checkpoint_without_a_manifest_keeps_the_config(launch):
+    """It may be damage, and then the run's past is worth more than the new config."""
+    _, _, run = launch(rank_ends(78, "bad shard"))
+    (run.checkpoints / "step_00000020").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"\[never\] model.vocabulary_size: 64 -> 128"):
+        launch(done_at(20), overrides=SHAPE)
+    assert yaml.safe_load(run.config.read_text())["model"]["vocabulary_size"] == 64
+
+
+def test_fresh_sets_the_metrics_aside_too(launch):
+    _, _, run = launch(done_at(20))
+    run.metrics.mkdir(exist_ok=True)
+    run.spool.write_text("{}\n")
+    launch(done_at(3), fresh=True)
+    assert (run.path / "metrics.before_attempt_0002" / "spool.jsonl").is_file()
+    assert not run.spool.exists()
+
+
 def test_a_runs_directory_that_cannot_be_made_is_told_by_name(launch, fake_run):
     (fake_run.path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="set runs_directory"):

@@ -140,6 +140,7 @@ def test_a_run_that_exists_with_another_config_is_refused_and_keeps_its_own(fake
     values = yaml.safe_load(fake_run.run_file.read_text())
     values["train"]["seed"] = 5
     (fake_run.run_directory / "run.yaml").write_text(yaml.safe_dump(values))
+    (fake_run.run_directory / "checkpoints" / "step_00000005").mkdir(parents=True)
     code, output = fake_run.launch()
     assert code == 78
     assert "[refused] train.seed: 5 -> 0" in output

@@ -19,7 +19,7 @@ import pytest
 from mlflow import MlflowClient
 
 from data_pipeline.config import read_yaml, write_yaml
-from llama_dist.config import RunDirectory
+from llama_dist.config import RunDirectory, set_aside_path
 from llama_dist.exit_codes import ExitCode
 from llama_dist.metrics import Spool
 from llama_dist.metrics.mlflow_tracker import MlflowTracker
@@ -156,6 +156,46 @@ def test_a_lost_identity_file_finds_the_same_run_again_but_never_that_of_another
     time.sleep(0.002)
     spool_steps(run_directory, 1, range(1, 3), make_step)
     assert ship() != first
+
+
+def test_a_run_that_began_anew_is_a_new_run_of_its_own_and_the_old_curve_stays(
+    run_directory, database, make_step, set_state
+):
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    set_state("failed")
+
+    def shipper() -> Shipper:
+        return Shipper(run_directory, lambda _: MlflowTracker(f"sqlite:///{database}", "llama-dist"))
+
+    def shipped() -> str:
+        assert shipper().run() == ExitCode.DONE
+        return str(json.loads((run_directory.metrics / "mlflow_run.json").read_text())["run_id"])
+
+    spool_steps(run_directory, 1, range(1, 8), make_step)
+    old = shipped()
+    late = shipper()  # of the launch before, still at its last flush
+    run_directory.metrics.rename(set_aside_path(run_directory.metrics, 2))
+    values = read_yaml(run_directory.config)
+    values["optimizer"]["learning_rate"] = 0.01
+    run_directory.attempt(2).mkdir()
+    for path in (run_directory.config, run_directory.attempt_config(2)):
+        write_yaml(path, values)
+    time.sleep(0.002)
+    run_directory.metrics.mkdir()
+    spool_steps(run_directory, 2, range(1, 5), lambda step: make_step(step, loss=100.0))
+    set_state("done")
+    assert late.run() == ExitCode.DONE
+    new = shipped()
+    assert new != old
+    losses = {run_id: [one.value for one in client.get_metric_history(run_id, "loss")] for run_id in (old, new)}
+    assert losses == {old: [make_step(step).loss for step in range(1, 8)], new: [100.0] * 4}
+    run = client.get_run(new)
+    assert run.data.params["optimizer.learning_rate"] == "0.01"
+    assert run.data.tags["llama_dist.attempts"] == "1"
+    assert not [tag for tag in run.data.tags if tag.endswith((".rewind", ".changes"))]
+    assert client.get_run(old).info.status == "FAILED"
+    (run_directory.metrics / "mlflow_run.json").unlink()
+    assert shipped() == new
 
 
 def test_a_second_launch_sets_running_again(run_directory, database, make_step, set_state):
