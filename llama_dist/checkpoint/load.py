@@ -65,7 +65,7 @@ def agree_on_newest_good(checkpoints: Path, rank: int, world_size: int) -> Found
             return Found(directory, read_manifest(directory), tuple(faults))
         faults += faults_here
     if any_begun:
-        raise _none_good(checkpoints, faults or ["a save was begun, but never finished"])
+        raise _none_good(checkpoints, faults)
     return None
 
 
@@ -76,6 +76,9 @@ def load_into(engine: Engine, found: Found) -> None:
     """
     partitions = list(engine.partitions())
     faults = _gather_faults([fault for one in partitions if (fault := _mismatch(one, found.manifest))])
+    held = {name for of_rank in all_gather_json([one.name for one in partitions]) for name in of_rank}
+    unused = sorted(found.manifest.tensors.keys() - held)
+    faults += [f"{name}: the checkpoint has it, the model does not" for name in unused]
     if faults:
         raise CheckpointError(f"{found.directory} does not fit this model:\n  " + "\n  ".join(faults))
     with _PieceReader(found.directory, found.manifest.files) as reader:
@@ -117,9 +120,15 @@ class _PieceReader:
 
     def fill(self, target: torch.Tensor, name: str, state: str, record: TensorRecord, offset: int) -> None:
         """Copy elements [offset, offset + len(target)) of the flattened tensor into `target` [length]."""
+        num_filled = 0
         for file, piece_offset, start, end in _overlaps(record, offset, target.numel()):
             source = self._file(file).get_slice(tensor_key(name, state, piece_offset))
             target[start - offset : end - offset].copy_(source[start - piece_offset : end - piece_offset])
+            num_filled += end - start
+        if num_filled != target.numel():
+            raise CheckpointError(
+                f"{self._directory}: {name} ({state}): has {num_filled} of {target.numel()} elements from {offset}"
+            )
 
     def _file(self, number: int) -> Any:
         if number not in self._open:
@@ -160,7 +169,7 @@ def _mismatch(partition: StatePartition, manifest: Manifest) -> str | None:
 
 
 def _none_good(checkpoints: Path, faults: list[str]) -> CheckpointError:
-    listed = "\n  ".join(faults) or "no checkpoint has a manifest"
+    listed = "\n  ".join(faults) or "no checkpoint has its manifest.json"
     return CheckpointError(
         f"{checkpoints}: no checkpoint is good:\n  {listed}\nRestore one from a copy, or start again with --fresh."
     )

@@ -16,6 +16,7 @@ import xxhash
 from data_pipeline.config import ReportedError
 
 MANIFEST_NAME = "manifest.json"
+_UNFINISHED_NAME = f".{MANIFEST_NAME}.new"
 FORMAT_VERSION = 1
 _STEP_PATTERN = re.compile(r"^step_(\d{8,})$")
 
@@ -110,8 +111,14 @@ def list_steps(checkpoints: Path) -> list[int]:
 
 
 def has_any_step(checkpoints: Path) -> bool:
-    """Whether a checkpoint was ever begun here: then a start from zero needs the user's word."""
-    return bool(_step_directories(checkpoints))
+    """Whether a checkpoint ever existed here: then a start from zero needs the user's word.
+
+    A save that a kill cut off before its last rename never existed, and does not count.
+    """
+    return any(
+        (path / MANIFEST_NAME).exists() or not (path / _UNFINISHED_NAME).exists()
+        for _, path in _step_directories(checkpoints)
+    )
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -167,11 +174,15 @@ def checksum_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Make the checkpoint exist: written beside, synced, renamed, the directory synced."""
-    beside = directory / f".{MANIFEST_NAME}.new"
-    write_synced(beside, manifest.to_json().encode())
-    beside.rename(directory / MANIFEST_NAME)
+def prepare_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest beside its name: a directory that still has it so belongs to a save that never finished."""
+    write_synced(directory / _UNFINISHED_NAME, manifest.to_json().encode())
+    sync_directory(directory)
+
+
+def finish_manifest(directory: Path) -> None:
+    """Make the checkpoint exist: one rename, synced."""
+    (directory / _UNFINISHED_NAME).rename(directory / MANIFEST_NAME)
     sync_directory(directory)
 
 

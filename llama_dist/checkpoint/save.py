@@ -20,10 +20,11 @@ from llama_dist.checkpoint.manifest import (
     Piece,
     Progress,
     TensorRecord,
+    finish_manifest,
     list_steps,
+    prepare_manifest,
     step_directory,
     sync_directory,
-    write_manifest,
     write_synced,
 )
 from llama_dist.parallel.engine import Engine, StatePartition
@@ -32,22 +33,27 @@ from llama_dist.runtime.process_group import all_gather_json, broadcast_json
 TOKENIZER_NAME = "tokenizer.model"
 
 
-def save_checkpoint(checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: Path, keep_last: int) -> Path:
+def save_checkpoint(
+    checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: Path, keep_last: int
+) -> str | None:
     """Collective. Write the checkpoint of `progress.step`, then remove all but the newest `keep_last`.
 
-    Raises CheckpointError on every rank if any rank failed; what was there before is untouched.
+    Answers what could not be tidied up after the checkpoint was written, or None. Raises CheckpointError on every rank
+    if any rank failed to write; what was there before is untouched.
     """
     rank = engine.grid.rank
     staging = checkpoints / f".staging_{progress.step:08d}"
     _agree(_attempt(_prepare_staging, checkpoints, staging) if rank == 0 else {})
     written = _agree_all(_attempt(_write_rank_file, staging, rank, list(engine.partitions())))
     outcome: dict[str, Any] = {}
+    untidy: str | None = None
     if rank == 0:
         outcome = _attempt(_publish, checkpoints, staging, written, progress, engine.scalars(), tokenizer)
-        if not outcome.get("error"):
-            _prune(checkpoints, progress.step, keep_last)
+        if "error" not in outcome:
+            untidy = _attempt(_tidy_up, checkpoints, progress.step, keep_last).get("error")
     _agree(outcome)
-    return step_directory(checkpoints, progress.step)
+    untidy = broadcast_json(untidy)
+    return f"step {progress.step} is saved, but older files could not be removed: {untidy}" if untidy else None
 
 
 def tensor_key(name: str, state: str, offset: int) -> str:
@@ -121,7 +127,7 @@ def _publish(
         files=(*(FileRecord(*rank["file"]) for rank in written), tokenizer_record),
         tensors=_index(rank["ranges"] for rank in written),
     )
-    sync_directory(staging)
+    prepare_manifest(staging, manifest)
     target = step_directory(checkpoints, progress.step)
     if target.exists():
         # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
@@ -132,8 +138,7 @@ def _publish(
     else:
         staging.rename(target)
     sync_directory(checkpoints)
-    write_manifest(target, manifest)
-    _point_latest(checkpoints, target)
+    finish_manifest(target)
 
 
 def _index(ranges_of_files: Iterable[Sequence[Sequence[Any]]]) -> dict[str, TensorRecord]:
@@ -164,12 +169,13 @@ def _point_latest(checkpoints: Path, target: Path) -> None:
     beside.rename(checkpoints / "latest")
 
 
-def _prune(checkpoints: Path, newest_step: int, keep_last: int) -> None:
-    """Remove all but `keep_last` of the checkpoints up to the one just written.
+def _tidy_up(checkpoints: Path, newest_step: int, keep_last: int) -> None:
+    """Rank 0 only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it.
 
     Later ones are damaged and were passed over: counting them could remove the only good one. The manifest goes first,
     so that a half-removed checkpoint no longer exists.
     """
+    _point_latest(checkpoints, step_directory(checkpoints, newest_step))
     written = [step for step in list_steps(checkpoints) if step <= newest_step]
     for step in written[:-keep_last]:
         directory = step_directory(checkpoints, step)

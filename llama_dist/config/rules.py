@@ -112,7 +112,7 @@ RULES: tuple[Rule, ...] = (
         "a pipeline accumulates whole gradients over micro-batches, which ZeRO 2 and 3 have cut",
         _pipeline_needs_low_zero,
     ),
-    Rule("pipeline-stage-has-a-layer", "a stage without a block only adds a transfer", _pipeline_has_layers),
+    Rule("pipeline-stage-has-a-layer", "more stages than blocks leave stages without work", _pipeline_has_layers),
     Rule("global-batch-divisible", "each replica takes the same number of micro-batches a step", _batch_divides),
     Rule(
         "evaluation-divisible",

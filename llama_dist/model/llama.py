@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from llama_dist.config import ModelConfig
 from llama_dist.model.block import Block
@@ -83,7 +84,12 @@ class Llama(nn.Module):
         """Map token ids, int64 [B, T], to logits [B, T, V]. With a cache, they continue what it holds."""
         hidden = self.embed(tokens)
         for index, block in enumerate(self.layers):
-            hidden = block(hidden, cache.layers[index]) if cache is not None else block(hidden)
+            if cache is not None:
+                hidden = block(hidden, cache.layers[index])
+            elif self.recompute_blocks and torch.is_grad_enabled():
+                hidden = checkpoint(block, hidden, use_reentrant=False)
+            else:
+                hidden = block(hidden)
         hidden = self.norm(hidden)
         logits: Tensor = self.head(hidden) if self.head else tied_logits(self.embed, hidden)
         return logits

@@ -26,7 +26,7 @@ class StepResult:
     """L2 norm of the whole gradient before clipping."""
 
     skipped: bool
-    """True where fp16 overflowed and no weight moved."""
+    """True where DeepSpeed found a gradient that is no number and moved no weight: in fp16, an overflow."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The process edge of a rank: arguments in, exit code and exit record out. The work is `main.py`'s."""
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
@@ -11,7 +12,6 @@ from llama_dist.config import RunDirectory
 from llama_dist.exit_codes import ExitCode
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.parent_death import die_with_parent
 from llama_dist.runtime.process_group import World
 from llama_dist.runtime.stop import StopRequest
 from llama_dist.train.attempt import Attempt
@@ -19,20 +19,21 @@ from llama_dist.train.attempt import Attempt
 
 def main() -> None:
     """Train, and leave with the exit code that says how it went."""
-    die_with_parent()
+    os.umask(0o077)  # what a run writes is its owner's alone
     # Nothing in a rank talks to MLflow, but DeepSpeed's autotuner imports it where it is installed: 2 s and 100 MB
     # a rank. With this its import fails, which DeepSpeed takes as "not installed".
     sys.modules["mlflow"] = None  # type: ignore[assignment]
     attempt = _parse_arguments()
     heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number)
     exit_code, reason = _run(attempt, heartbeat)
-    write_exit_record(
-        attempt.run.exit_record(attempt.number, attempt.world.rank),
-        rank=attempt.world.rank,
-        exit_code=exit_code,
-        reason=reason,
-        step=heartbeat.step,
-    )
+    with contextlib.suppress(OSError):  # on a full disk the exit code alone must do
+        write_exit_record(
+            attempt.run.exit_record(attempt.number, attempt.world.rank),
+            rank=attempt.world.rank,
+            exit_code=exit_code,
+            reason=reason,
+            step=heartbeat.step,
+        )
     sys.stdout.flush()
     sys.stderr.flush()
     # After a lost peer the interpreter's own end can wait for it in the communication library: leave at once.
@@ -58,9 +59,8 @@ def _parse_arguments() -> Attempt:
     parser = argparse.ArgumentParser(prog="python -m llama_dist.train", description=__doc__)
     parser.add_argument("--run-directory", type=Path, required=True)
     parser.add_argument("--attempt", type=int, required=True)
-    parser.add_argument("--fresh", action="store_true", help="set existing checkpoints aside and start at step 0")
     arguments = parser.parse_args()
-    return Attempt(RunDirectory(arguments.run_directory), arguments.attempt, arguments.fresh, World.from_environment())
+    return Attempt(RunDirectory(arguments.run_directory), arguments.attempt, World.from_environment())
 
 
 if __name__ == "__main__":

@@ -12,5 +12,4 @@ class Attempt:
 
     run: RunDirectory
     number: int
-    start_fresh: bool
     world: World

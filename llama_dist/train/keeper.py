@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipeline.config import parse_config
 from data_pipeline.stream import TokenStream
 from data_pipeline.stream_state import StreamState
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
@@ -39,8 +40,11 @@ class CheckpointKeeper:
         """Whether the checkpoint interval or the run ends with `step`."""
         return step % self._config.checkpoint.interval_steps == 0 or step == self._config.train.num_steps
 
-    def save(self, engine: Engine, position: Position) -> None:
-        """Write the checkpoint of `position`. Raises CheckpointError on every rank if it fails on one."""
+    def save(self, engine: Engine, position: Position) -> str | None:
+        """Write the checkpoint of `position`; answers what could not be tidied up after it, or None.
+
+        Raises CheckpointError on every rank if it fails on one.
+        """
         config, grid = self._config, engine.grid
         progress = Progress(
             step=position.step,
@@ -54,7 +58,7 @@ class CheckpointKeeper:
             },
             data=self._stream.state(position.consumed_samples).model_dump(),
         )
-        save_checkpoint(
+        return save_checkpoint(
             self._directory,
             engine,
             progress,
@@ -74,13 +78,8 @@ class CheckpointKeeper:
             return Position()
         for fault in found.passed_over:
             tell(f"ALERT: passed over a damaged checkpoint: {fault}")
-        state = StreamState.model_validate(found.manifest.data)
+        state = parse_config(StreamState, found.manifest.data, where=str(found.directory))
         self._stream.check_state(state)
         load_into(engine, found)
         tell(f"resumed from {found.directory} (step {found.manifest.step}, {found.manifest.tokens_seen} tokens seen)")
         return Position(found.manifest.step, state.consumed_samples)
-
-    def set_aside(self, attempt: int) -> None:
-        """Rank 0 only. Move all checkpoints out of the way of a fresh start; nothing is deleted."""
-        if self._directory.exists():
-            self._directory.rename(self._directory.with_name(f"{self._directory.name}.before_attempt_{attempt:04d}"))

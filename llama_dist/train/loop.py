@@ -10,7 +10,7 @@ from llama_dist.checkpoint.manifest import CheckpointError
 from llama_dist.config import RunConfig
 from llama_dist.metrics.meter import Meter
 from llama_dist.optim.schedule import learning_rate
-from llama_dist.parallel.engine import Engine
+from llama_dist.parallel.engine import Engine, StepResult
 from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.process_group import any_rank
 from llama_dist.runtime.stop import StopRequest
@@ -21,7 +21,7 @@ from llama_dist.train.recorder import Recorder
 
 
 class DivergedError(ReportedError):
-    """The loss is no number any more. Going on would train, and save, rubbish."""
+    """Loss or gradient is no number any more. Going on would train, and save, rubbish."""
 
     exit_code = 78
 
@@ -52,8 +52,8 @@ def train_steps(parts: Parts, position: Position) -> bool:
         rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
         micro_batches = parts.batches.read(position)
         result = parts.engine.train_batch(micro_batches, rate)
-        if not (math.isfinite(result.loss) or result.skipped):
-            raise DivergedError(_divergence_advice(position.step + 1, result.loss))
+        if has_diverged(result, config.train.precision):
+            raise DivergedError(_divergence_advice(position.step + 1, result))
 
         position = position.after_step(config.batch.global_batch_sequences)
         metrics = parts.meter.end_step(
@@ -73,8 +73,18 @@ def train_steps(parts: Parts, position: Position) -> bool:
         if stopping or parts.keeper.is_due(position.step):
             _save(parts, position, must_succeed=stopping or position.step == config.train.num_steps)
         if stopping:
-            return False
-    return True
+            break
+    return position.step == config.train.num_steps
+
+
+def has_diverged(result: StepResult, precision: str) -> bool:
+    """Whether loss or gradient is no number, other than by an fp16 overflow, which a lower loss scale mends.
+
+    DeepSpeed skips such a step in every precision: without this a diverged run would read all its data and learn
+    nothing. At ZeRO-0 it does not skip: then the weights are lost already, and must not be saved.
+    """
+    is_finite = math.isfinite(result.loss) and math.isfinite(result.gradient_norm)
+    return not (is_finite or (result.skipped and precision == "fp16"))
 
 
 def _save(parts: Parts, position: Position, *, must_succeed: bool) -> None:
@@ -82,16 +92,20 @@ def _save(parts: Parts, position: Position, *, must_succeed: bool) -> None:
     parts.heartbeat.beat(position.step, "save")
     parts.recorder.sync()
     try:
-        parts.keeper.save(parts.engine, position)
+        complaint = parts.keeper.save(parts.engine, position)
     except CheckpointError as error:
         if must_succeed:
             raise
         parts.tell(f"ALERT: {error}. Training goes on; free the disk before the next save.")
+    else:
+        if complaint:
+            parts.tell(f"ALERT: {complaint}")
 
 
-def _divergence_advice(step: int, loss: float) -> str:
+def _divergence_advice(step: int, result: StepResult) -> str:
     return (
-        f"the loss of step {step} is {loss}: the run has diverged and was stopped before saving. "
+        f"step {step} has loss {result.loss} and gradient norm {result.gradient_norm}: the run has diverged and was "
+        "stopped before saving. "
         "Lower optimizer.learning_rate or lengthen schedule.warmup_steps, and launch again: it continues from the "
         "newest checkpoint (name the changed fields with --allow-change)."
     )

@@ -54,8 +54,6 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
 
         heartbeat.beat(0, "resume")
         keeper = CheckpointKeeper(run.checkpoints, config, stream, _code_revision(attempt))
-        if attempt.start_fresh and world.rank == 0:
-            keeper.set_aside(attempt.number)
         position = keeper.restore_newest(engine, tell)
 
         recorder = Recorder(run.metrics, attempt.number, config.train.num_steps, rank=world.rank, tell=tell)

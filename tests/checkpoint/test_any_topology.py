@@ -4,6 +4,8 @@ import pytest
 
 # First loss after the load, in fp32: equal weights, another order of additions.
 FIRST_LOSS_TOLERANCE = 1e-4
+# Later losses: the weights part by the rounding of each update.
+LATER_LOSS_TOLERANCE = 1e-3
 BEFORE, AFTER = [0, 4], [4, 8]
 
 
@@ -77,7 +79,7 @@ def test_the_first_loss_on_another_topology_is_the_unbroken_runs(results):
     for name, result in resumed.items():
         unbroken = results[f"{name.partition(' as ')[0]} unbroken x 2"]["losses"][4:]
         assert abs(result["losses"][0] - unbroken[0]) < FIRST_LOSS_TOLERANCE, name
-        assert max(abs(a - b) for a, b in zip(result["losses"], unbroken, strict=True)) < 1e-3, name
+        assert max(abs(a - b) for a, b in zip(result["losses"], unbroken, strict=True)) < LATER_LOSS_TOLERANCE, name
         assert result["scalars"]["optimizer_steps"] == 8, name
 
 

@@ -35,10 +35,10 @@ def save(checkpoints, plain_engine, progress, tmp_path):
     tokenizer = tmp_path / "tokenizer.model"
     tokenizer.write_bytes(b"a tokenizer")
 
-    def at(step, *, keep_last=10):
+    def at(step, *, keep_last=10, with_complaint=False):
         engine = plain_engine(seed=step)
-        save_checkpoint(checkpoints, engine, progress(step), tokenizer=tokenizer, keep_last=keep_last)
-        return engine
+        complaint = save_checkpoint(checkpoints, engine, progress(step), tokenizer=tokenizer, keep_last=keep_last)
+        return (engine, complaint) if with_complaint else engine
 
     return at
 
@@ -114,10 +114,46 @@ def test_no_good_checkpoint_is_an_error_and_not_a_start_from_zero(save, checkpoi
         agree_on_newest_good(checkpoints, 0, 1)
 
 
-def test_a_save_that_never_finished_is_an_error_too(checkpoints):
-    step_directory(checkpoints, 5).mkdir(parents=True)
-    with pytest.raises(CheckpointError, match="never finished"):
+def test_a_lost_manifest_is_an_error_too(save, checkpoints):
+    save(1)
+    (step_directory(checkpoints, 1) / MANIFEST_NAME).unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint has its manifest"):
         agree_on_newest_good(checkpoints, 0, 1)
+
+
+def test_a_first_save_cut_off_before_its_last_rename_never_existed(save, checkpoints, monkeypatch):
+    monkeypatch.setattr("llama_dist.checkpoint.save.finish_manifest", cut_off)
+    with pytest.raises(SystemExit):
+        save(1)
+    monkeypatch.undo()
+    assert step_directory(checkpoints, 1).is_dir(), "the kill came after the rename of the directory"
+    assert agree_on_newest_good(checkpoints, 0, 1) is None
+    save(1)
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1
+
+
+def cut_off(_directory):
+    raise SystemExit
+
+
+def test_older_files_that_cannot_be_removed_are_told_and_the_new_checkpoint_stands(save, checkpoints, monkeypatch):
+    save(1)
+    monkeypatch.setattr("llama_dist.checkpoint.save._point_latest", refuse)
+    _, complaint = save(2, keep_last=1, with_complaint=True)
+    assert "step 2 is saved" in complaint and "Read-only" in complaint
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2
+
+
+def refuse(*_):
+    raise OSError(30, "Read-only file system", "latest")
+
+
+def test_a_model_that_lacks_a_saved_parameter_is_refused(save, checkpoints, plain_engine):
+    save(1)
+    smaller = plain_engine(seed=1)
+    smaller.partitions = lambda: iter([next(plain_engine(seed=1).partitions())])
+    with pytest.raises(CheckpointError, match=r"embed\.weight: the checkpoint has it, the model does not"):
+        load_into(smaller, agree_on_newest_good(checkpoints, 0, 1))
 
 
 def test_latest_is_never_followed(save, checkpoints, tmp_path):

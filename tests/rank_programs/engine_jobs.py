@@ -17,10 +17,12 @@ from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress
 from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.config import OptimizerConfig, parse_run_config
+from llama_dist.model.block import Block
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.process_group import World, process_group
+from llama_dist.train.loop import has_diverged
 
 VOCABULARY, LENGTH, GLOBAL_BATCH, MICRO_BATCH = 96, 32, 8, 2
 
@@ -55,6 +57,21 @@ def run_config(job):
     )
 
 
+def count_block_forwards():
+    """Count the forwards of all blocks of this rank, those of the recomputation included."""
+    counted, forward = [], Block.forward
+
+    def counting(block, *arguments):
+        counted.append(1)
+        return forward(block, *arguments)
+
+    Block.forward = counting
+    return lambda: len(counted)
+
+
+num_block_forwards = count_block_forwards()
+
+
 def micro_batches(step, grid):
     """The same global batch at every topology: pairs of equal tokens, so that there is something to learn."""
     tokens = torch.randint(0, VOCABULARY, (GLOBAL_BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(step))
@@ -78,7 +95,10 @@ def run_job(job, world):
         found = agree_on_newest_good(Path(job["load"]), world.rank, world.world_size)
         load_into(engine, found)
         assert found.manifest.step == first
-    results = [engine.train_batch(micro_batches(step, grid), 1e-2) for step in range(first, last)]
+    forwards_before = num_block_forwards()
+    rate = job.get("learning_rate", 1e-2)
+    results = [engine.train_batch(micro_batches(step, grid), rate) for step in range(first, last)]
+    block_forwards = num_block_forwards() - forwards_before
     if job.get("save"):
         progress = Progress(last, last * GLOBAL_BATCH * LENGTH, {}, "test", {"world_size": world.world_size}, {})
         tokenizer = Path(sys.argv[1])  # any file will do here
@@ -87,6 +107,8 @@ def run_job(job, world):
         "losses": [result.loss for result in results],
         "norms": [result.gradient_norm for result in results],
         "skipped": [result.skipped for result in results],
+        "diverged": [has_diverged(result, config.train.precision) for result in results],
+        "block_forwards": block_forwards,
         "held_out": engine.evaluate(micro_batches(10_000, grid)),
         "scalars": engine.scalars(),
     }
