@@ -89,8 +89,8 @@ class WorkerPool(Generic[TaskType, ResultType]):
     ) -> Iterator[ResultType]:
         waiting = iter(tasks)
         busy = set()
-        for connection in workers:
-            connection.send(next(waiting))
+        for connection, worker in workers.items():
+            _send(connection, worker, next(waiting))
             busy.add(connection)
         while busy:
             ready = wait(list(busy), timeout=_TICK_SECONDS)
@@ -101,26 +101,37 @@ class WorkerPool(Generic[TaskType, ResultType]):
                 if task is None:
                     busy.discard(connection)
                 else:
-                    connection.send(task)
+                    _send(connection, workers[connection], task)
 
     def _sums(self, counters: Counters) -> list[int]:
         return [sum(counters[number :: self._num_counters]) for number in range(self._num_counters)]
+
+
+def _send(connection: Connection, worker: SpawnProcess, task: Any) -> None:
+    try:
+        connection.send(task)
+    except OSError:
+        raise _lost(worker) from None
 
 
 def _receive(connection: Connection, worker: SpawnProcess) -> Any:
     try:
         answer, value = connection.recv()
     except (EOFError, OSError):
-        worker.join()
-        raise WorkerLostError(
-            f"worker process {worker.pid} ended without an answer (exit code {worker.exitcode}; -9 is most often "
-            "memory running out): start again, with fewer --workers"
-        ) from None
+        raise _lost(worker) from None
     if answer == "reported":
         raise value
     if answer == "bug":
         raise RuntimeError(f"worker process {worker.pid} failed:\n{value}")
     return value
+
+
+def _lost(worker: SpawnProcess) -> WorkerLostError:
+    worker.join()
+    return WorkerLostError(
+        f"worker process {worker.pid} ended without an answer (exit code {worker.exitcode}; -9 is most often "
+        "memory running out): start again, with fewer --workers"
+    )
 
 
 def _serve(connection: Connection, work: Work[Any, Any], counters: Counters, row: tuple[int, int]) -> None:

@@ -18,6 +18,10 @@ _MEANINGS = {
 }
 
 
+Manifests = frozenset[tuple[int, int]]
+"""The checkpoints there are: step, and the time in nanoseconds at which the manifest was written."""
+
+
 @dataclass(frozen=True)
 class RankEnd:
     """How one rank ended. `status` is of its process: negative for a signal, None where nobody saw it."""
@@ -43,14 +47,24 @@ class Outcome:
     agent_status: int
     ranks: tuple[RankEnd, ...]
     first_failed_rank: int | None
-    step_before: int | None
-    step_after: int | None
+    manifests_before: Manifests
+    manifests_after: Manifests
     stop_requested: bool
 
     @property
+    def step_before(self) -> int | None:
+        """Newest checkpoint before the attempt."""
+        return max((step for step, _ in self.manifests_before), default=None)
+
+    @property
+    def step_after(self) -> int | None:
+        """Newest checkpoint after the attempt."""
+        return max((step for step, _ in self.manifests_after), default=None)
+
+    @property
     def made_progress(self) -> bool:
-        """Whether a newer checkpoint exists than before the attempt."""
-        return self.step_after is not None and self.step_after > (-1 if self.step_before is None else self.step_before)
+        """Whether the attempt saved a checkpoint, be it of an older step than a damaged one that lies there still."""
+        return bool(self.manifests_after - self.manifests_before)
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def decide(outcome: Outcome, attempts_without_progress: int, limits: Supervision
     """Decide on exit codes and progress alone; `attempts_without_progress` counts those before this one."""
     if outcome.agent_status == 0:
         return Finish("done", ExitCode.DONE, "reached its last step")
-    for code in _FINAL_CODES:
+    for code in _final_codes(outcome):
         culprit = next((end for end in _first_failed_first(outcome) if _final_code(end) == code), None)
         if culprit:
             return Finish("failed", code, describe(culprit), culprit.rank)
@@ -103,7 +117,7 @@ def cause_of(outcome: Outcome) -> RankEnd | None:
     """
     ends = _first_failed_first(outcome)
     killed = [end for end in ends if end.status is not None and end.status < 0 and end.recorded_code is None]
-    by_others = [end for end in killed if end.status != -signal.SIGTERM]
+    by_others = [end for end in ends if _was_killed(end)]
     silent = [end for end in ends if end.code is None]
     ended = [end for end in ends if end.code not in (None, ExitCode.DONE)]
     return next(iter([*by_others, *ended, *killed, *silent]), None)
@@ -121,6 +135,17 @@ def describe(end: RankEnd) -> str:
 
 def _first_failed_first(outcome: Outcome) -> list[RankEnd]:
     return sorted(outcome.ranks, key=lambda end: (end.rank != outcome.first_failed_rank, end.rank))
+
+
+def _final_codes(outcome: Outcome) -> tuple[ExitCode, ...]:
+    """Return the codes that end the run. Beside a rank that was killed first, a bug is most likely its echo."""
+    was_killed_first = any(_was_killed(end) for end in outcome.ranks if end.rank == outcome.first_failed_rank)
+    return tuple(code for code in _FINAL_CODES if code != ExitCode.OUR_BUG or not was_killed_first)
+
+
+def _was_killed(end: RankEnd) -> bool:
+    """Whether a signal that the agent does not send first ended the rank; SIGTERM is how it ends the survivors."""
+    return end.recorded_code is None and end.status is not None and end.status < 0 and end.status != -signal.SIGTERM
 
 
 def _final_code(end: RankEnd) -> int | None:

@@ -28,7 +28,8 @@ def stop_run(run: RunDirectory, console: Console) -> None:
     grace = (
         load_run_config(run.attempt_config(status.attempt)).supervision.stop_grace_seconds if status.attempt else 0.0
     )
-    psutil.Process(pid).terminate()
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself just now
+        psutil.Process(pid).terminate()
     console.say(f"run `{run.name}`: asked supervisor {pid} to stop; its ranks may save for {grace:.0f} s")
     if not _wait_for_end(record, grace + _SUPERVISOR_SECONDS):
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -13,10 +13,10 @@ from launcher.attempt_files import next_attempt, write_exit
 from launcher.backend import AttemptSpec, Backend, RunningAttempt
 from launcher.console import Console, Follower
 from launcher.plan import log_directory
-from launcher.policy import Finish, Outcome, RankEnd, Retry, decide
+from launcher.policy import Finish, Manifests, Outcome, RankEnd, Retry, decide
 from launcher.records import State, SupervisorRecord, read_exit_records, read_heartbeats, write_supervisor
 from launcher.stop_request import StopRequest
-from llama_dist.checkpoint.manifest import list_steps
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, list_steps, step_directory
 from llama_dist.config import RunConfig, RunDirectory
 from llama_dist.exit_codes import ExitCode
 
@@ -79,7 +79,7 @@ class Supervisor:
 
     def _run_attempt(self) -> Outcome:
         self._attempt += 1
-        step_before = self._newest_step()
+        before = self._manifests()
         self.write_state("starting", "")
         spec = self._launch.prepare(self._attempt)
         num_ranks = self._launch.num_ranks
@@ -91,7 +91,7 @@ class Supervisor:
         except BaseException:
             attempt.end_now()
             raise
-        return self._outcome(attempt, agent_status, step_before)
+        return self._outcome(attempt, agent_status, before)
 
     def _watch(self, attempt: RunningAttempt, spec: AttemptSpec) -> int:
         """Show rank 0's output until the agent ends; on a stop, ask the ranks once, then end them at the deadline."""
@@ -117,7 +117,7 @@ class Supervisor:
             "ask again to end them now"
         )
 
-    def _outcome(self, attempt: RunningAttempt, agent_status: int, step_before: int | None) -> Outcome:
+    def _outcome(self, attempt: RunningAttempt, agent_status: int, before: Manifests) -> Outcome:
         failures = attempt.failures()
         records = read_exit_records(self._run.attempt(self._attempt) / "exits")
         beats = read_heartbeats(self._run.heartbeats)
@@ -138,8 +138,8 @@ class Supervisor:
             agent_status=agent_status,
             ranks=tuple(ends),
             first_failed_rank=failures.first_failed_rank,
-            step_before=step_before,
-            step_after=self._newest_step(),
+            manifests_before=before,
+            manifests_after=self._manifests(),
             stop_requested=self._stop.is_asked,
         )
 
@@ -178,5 +178,7 @@ class Supervisor:
             self._console.write(text.rstrip() + "\n")
         self._console.say(f"log of rank {end.rank}: {log}")
 
-    def _newest_step(self) -> int | None:
-        return max(list_steps(self._run.checkpoints), default=None)
+    def _manifests(self) -> Manifests:
+        checkpoints = self._run.checkpoints
+        paths = {step: step_directory(checkpoints, step) / MANIFEST_NAME for step in list_steps(checkpoints)}
+        return frozenset((step, path.stat().st_mtime_ns) for step, path in paths.items() if path.exists())

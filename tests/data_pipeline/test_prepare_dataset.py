@@ -1,5 +1,6 @@
 """Preparation gives the same bytes however it is run, and a dataset exists whole or not at all."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -258,6 +259,20 @@ def test_a_full_disk_is_a_storage_error_and_leaves_no_dataset(corpus, tokenizer,
     assert "cannot be written: File too large" in errors
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert StorageError.exit_code == 74
+
+
+def test_a_task_for_a_worker_that_is_gone_names_the_worker():
+    from data_pipeline.worker_pool import _send
+
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=os._exit, args=(3,))
+    worker.start()
+    theirs.close()
+    worker.join(30)
+    with pytest.raises(WorkerLostError, match=f"worker process {worker.pid} ended .*exit code 3"):
+        _send(ours, worker, 1)
+    ours.close()
 
 
 def test_a_worker_that_dies_is_reported_and_the_others_end():

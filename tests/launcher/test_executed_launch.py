@@ -90,6 +90,18 @@ def test_progress_starts_the_count_again(launch):
     assert (exit_code, len(backend.specs)) == (0, 7)
 
 
+def test_a_checkpoint_below_a_damaged_one_is_progress(launch):
+    def killed_after_saving(run, number):
+        if number == 1:
+            save(run, 100)
+        save(run, 50 + number)
+        return killed(run, number)
+
+    attempts = [killed_after_saving] * 4 + [done_at(120)]
+    exit_code, backend, _ = launch(*attempts, overrides=("supervision.max_attempts_without_progress=1",))
+    assert (exit_code, len(backend.specs)) == (0, 5)
+
+
 def test_an_attempt_leaves_config_plan_environment_code_and_end(launch):
     _, backend, run = launch(done_at(20))
     attempt = run.attempt(1)

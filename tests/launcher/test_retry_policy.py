@@ -1,5 +1,7 @@
 import signal
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ RETRYABLE = (None, 75)
 statuses = st.one_of(st.none(), st.sampled_from([-9, -6, -11, -15, 1, 75, 70, 74, 78, 143]))
 codes = st.sampled_from([None, 0, 70, 74, 75, 78, 143])
 steps = st.one_of(st.none(), st.integers(0, 100))
+manifests = st.frozensets(st.tuples(st.integers(0, 9), st.integers(0, 2)), max_size=3)
 
 
 @st.composite
@@ -19,11 +22,15 @@ def outcomes(draw, code=codes, status=statuses):
     ranks = draw(st.integers(1, 4))
     ends = tuple(RankEnd(rank, draw(status), draw(code), "why", draw(steps)) for rank in range(ranks))
     first = draw(st.one_of(st.none(), st.integers(0, ranks - 1)))
-    return Outcome(1, ends, first, draw(steps), draw(steps), draw(st.booleans()))
+    return Outcome(1, ends, first, draw(manifests), draw(manifests), draw(st.booleans()))
 
 
 def outcome(*ends, before=None, after=None, first=None, stop=False, agent=1):
-    return Outcome(agent, ends, first, before, after, stop)
+    return Outcome(agent, ends, first, manifest_of(before), manifest_of(after), stop)
+
+
+def manifest_of(step):
+    return frozenset() if step is None else frozenset({(step, 1)})
 
 
 def ended(rank, code, reason=""):
@@ -47,13 +54,37 @@ def test_an_outcome_is_either_final_with_a_known_code_or_retried_within_the_cap(
     assert decision.reason
 
 
-@given(outcomes(), st.integers(0, 10), st.sampled_from([78, 70, 74]))
-def test_one_rank_with_a_final_code_always_ends_the_run(result, without_progress, code):
+@given(outcomes(), st.integers(0, 10), st.sampled_from([78, 74]))
+def test_one_rank_with_bad_input_or_storage_always_ends_the_run(result, without_progress, code):
     ends = (*result.ranks, RankEnd(len(result.ranks), None, code, "why", 1))
-    spoiled = Outcome(1, ends, result.first_failed_rank, result.step_before, result.step_after, result.stop_requested)
+    spoiled = replace(result, ranks=ends)
     decision = decide(spoiled, without_progress, LIMITS)
     assert isinstance(decision, Finish)
     assert decision.exit_code in (78, 70, 74)
+
+
+def killed_first(result):
+    first = [end for end in result.ranks if end.rank == result.first_failed_rank]
+    return any(end.recorded_code is None and end.status in (-9, -6, -11) for end in first)
+
+
+def test_a_bug_told_by_the_peer_of_a_rank_killed_first_is_retried_until_the_limit():
+    result = outcome(killed(1), ended(0, 70, "Traceback\nRuntimeError: connection closed"), first=1)
+    decision = decide(result, 0, LIMITS)
+    assert isinstance(decision, Retry)
+    assert decision.reason == "rank 1 was killed by SIGKILL at step 57"
+    limit = decide(result, LIMITS.max_attempts_without_progress - 1, LIMITS)
+    assert (limit.state, limit.exit_code) == ("failed", 75)
+
+
+def test_a_bug_ends_the_run_where_it_came_first_or_the_agent_ended_the_other():
+    assert decide(outcome(killed(1), ended(0, 70), first=0), 0, LIMITS).exit_code == 70
+    assert decide(outcome(killed(1, signal.SIGTERM), ended(0, 70), first=1), 0, LIMITS).exit_code == 70
+
+
+@pytest.mark.parametrize("code", [78, 74])
+def test_bad_input_and_storage_end_the_run_even_beside_a_rank_killed_first(code):
+    assert decide(outcome(killed(1), ended(0, code), first=1), 0, LIMITS).exit_code == code
 
 
 @given(outcomes())
@@ -61,7 +92,7 @@ def test_precedence_over_ranks_is_78_then_70_then_74(result):
     decision = decide(result, 0, LIMITS)
     found = {end.code for end in result.ranks}
     for code in (78, 70, 74):
-        if code == 70 and found & {1}:  # an unknown code is a bug of ours
+        if code == 70 and (found & {1} or killed_first(result)):  # an unknown code is a bug of ours
             return
         if code in found:
             assert decision.exit_code == code
@@ -85,12 +116,19 @@ def test_no_newer_checkpoint_in_k_attempts_ends_the_run():
     assert "rank 1 was killed by SIGKILL at step 57" in decision.reason
 
 
-def test_progress_is_a_newer_checkpoint_and_nothing_else():
+def test_progress_is_a_checkpoint_that_was_written_and_nothing_else():
     assert outcome(killed(0), before=None, after=0).made_progress
     assert outcome(killed(0), before=50, after=60).made_progress
     assert not outcome(killed(0), before=50, after=50).made_progress
-    assert not outcome(killed(0), before=50, after=40).made_progress
+    assert not outcome(killed(0), before=50, after=None).made_progress
     assert not outcome(killed(0), before=None, after=None).made_progress
+
+
+def test_a_checkpoint_saved_below_a_damaged_one_or_in_its_place_is_progress():
+    result = replace(outcome(killed(0)), manifests_before=frozenset({(80, 1), (100, 2)}))
+    assert replace(result, manifests_after=frozenset({(80, 1), (90, 3), (100, 2)})).made_progress
+    assert replace(result, manifests_after=frozenset({(80, 1), (100, 3)})).made_progress
+    assert not replace(result, manifests_after=frozenset({(100, 2)})).made_progress  # one was pruned
 
 
 @given(st.integers(0, 10_000), st.floats(0.01, 100), st.floats(100, 10_000))
