@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -14,7 +15,9 @@ NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
-_PASSWORD_IN_URI = re.compile(r"://[^/\s:@]*:(?!\$\{\w+\}@)[^/\s@]+@")
+_REFERENCE = re.compile(r"\$\{\w+\}")
+_USER_AND_REFERENCE = re.compile(r"([^:@/?]*:)?\$\{\w+\}")
+_SECRET_KEY = re.compile(r"passw(or)?d|token|secret|key", re.IGNORECASE)
 
 
 class BatchConfig(StrictModel):
@@ -119,11 +122,25 @@ class CheckpointConfig(StrictModel):
 
 def _refuse_password(uri: str) -> str:
     """A config is copied into the run directory and every checkpoint, where a password has no business."""
-    if _PASSWORD_IN_URI.search(uri):
+    if _holds_secret(uri):
         raise PydanticCustomError(
-            "secret", "holds a password: put it into an environment variable and write ${NAME} in its place"
+            "secret",
+            "holds a password, or what may be one (before an @, or as a password, token, secret or key after the ?): "
+            "put it into an environment variable and write ${NAME} in its place",
         )
     return uri
+
+
+def _holds_secret(uri: str) -> bool:
+    """Whether anything before the last `@` or in a query is a secret. A user without a password may be a token."""
+    _, _, place = uri.partition("://")
+    user, at, _ = place.rpartition("@")
+    if at and not place.startswith("/") and not _USER_AND_REFERENCE.fullmatch(user):
+        return True
+    _, _, query = uri.partition("?")
+    pairs = (pair.partition("=") for pair in re.split("[&;]", query))
+    secrets = (value for key, _, value in pairs if value and _SECRET_KEY.search(unquote(key)))
+    return not all(_REFERENCE.fullmatch(value) for value in secrets)
 
 
 class MetricsConfig(StrictModel):

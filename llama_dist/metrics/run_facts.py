@@ -12,12 +12,13 @@ from llama_dist.metrics.record import SpoolRecord
 # The address of a tracking server is no property of the experiment, and may hold a password.
 _LEFT_OUT = frozenset({"metrics.tracking_uri"})
 
-_URI_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+_URI_CREDENTIALS = re.compile(r"(?<=://)[^/\s@][^\s@]*@")
+_QUERY_SECRET = re.compile(r"([?&;][^=&;\s]*(?:passw(?:or)?d|token|secret|key)[^=&;\s]*=)[^&;\s]+", re.IGNORECASE)
 
 
 def without_credentials(text: str) -> str:
-    """Return `text` with `user:password@` of any URI in it struck out."""
-    return _URI_CREDENTIALS.sub("***@", text)
+    """Return `text` with `user:password@` of any URI in it struck out, and secrets in its query."""
+    return _QUERY_SECRET.sub(r"\1***", _URI_CREDENTIALS.sub("***@", text))
 
 
 def attempt_numbers(directory: RunDirectory) -> list[int]:

@@ -69,7 +69,7 @@ class Shipper:
                 if now - over_since >= self._flush_seconds:
                     self._say("the run is over and its last steps are not shipped: run this command again later")
                     return ExitCode.RETRY
-            self._pause(is_shipped)
+            self._pause(is_shipped, over_since)
 
     def _ship(self, status: RunStatus) -> bool:
         """Ship what is new, and the status; False where the tracker failed."""
@@ -96,12 +96,19 @@ class Shipper:
             tracker.set_status(status)
         return tracker, shipment
 
-    def _pause(self, is_shipped: bool) -> None:
-        if is_shipped:
-            self._wait(POLL_SECONDS)
-        else:
-            self._wait(self._backoff_seconds)
+    def _pause(self, is_shipped: bool, over_since: float | None) -> None:
+        """Wait for the next try. The run's end cuts it short, and the tries after that fit into the last flush."""
+        left = POLL_SECONDS if is_shipped else self._backoff_seconds
+        if not is_shipped:
             self._backoff_seconds = min(2 * self._backoff_seconds, MAX_BACKOFF_SECONDS)
+        if over_since is not None:
+            left = min(left, max(over_since + self._flush_seconds - time.monotonic(), 0.0))
+        while left > 0:
+            self._wait(min(left, POLL_SECONDS))
+            left -= POLL_SECONDS
+            if over_since is None and read_run_status(self._directory, self._started) != "RUNNING":
+                self._backoff_seconds = FIRST_BACKOFF_SECONDS
+                return
 
     def _say(self, message: str) -> None:
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")

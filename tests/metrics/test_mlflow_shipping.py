@@ -299,15 +299,17 @@ def test_a_server_that_answers_500_before_and_after_the_fact_is_back_filled(
 
     def wait(seconds: float) -> None:
         waits.append(seconds)
-        if len(waits) == 4:  # connected: now the server keeps what it is sent, and says that it failed
+        if (
+            len(waits) == 8
+        ):  # connected after 1 + 2 + 4 s: now the server keeps what it is sent, and says that it failed
             network.num_failures_after = 2
             spool_steps(run_directory, 1, range(251, 480), make_step)
-        if len(waits) == 7:
+        if len(waits) == 12:  # after back-offs of 1 and 2 s, and one poll
             set_state("done")
 
     exit_code = Shipper(run_directory, lambda _: MlflowTracker(uri, "llama-dist"), wait=wait).run()
     assert exit_code == ExitCode.DONE
-    assert waits == [1, 2, 4, 1, 1, 2, 1]
+    assert waits == [1] * 12
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     run = the_run(client)
     assert_each_once(client, run.info.run_id, range(1, 480))

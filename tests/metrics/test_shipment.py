@@ -181,20 +181,43 @@ def test_a_tracker_that_stays_away_is_tried_ever_more_rarely_and_the_end_is_boun
 ):
     spool_steps(run_directory, 1, [1], make_step)
     set_state("running")
-    waits = []
+    waits, tries = [], []
 
     def refuse(_):
+        tries.append(sum(waits))
         raise ConnectionError("http://user:secret@tracker is away")
 
     def wait(seconds):
         waits.append(seconds)
-        if len(waits) == 9:
+        if sum(waits) == 200:
             set_state("done")
 
     assert Shipper(run_directory, refuse, wait=wait, flush_seconds=0).run() == ExitCode.RETRY
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60] and max(waits) == MAX_BACKOFF_SECONDS
+    assert MAX_BACKOFF_SECONDS == 60
+    assert tries == [0, 1, 3, 7, 15, 31, 63, 123, 183, 200], "the run's end cuts the last wait short"
     log = capsys.readouterr().err
     assert "ConnectionError" in log and "secret" not in log and "run this command again later" in log
+
+
+def test_a_tracker_that_comes_back_during_the_last_flush_gets_everything(run_directory, make_step, set_state):
+    store, waits = TrackerStore(), []
+    spool_steps(run_directory, 1, range(1, 4), make_step)
+    set_state("running")
+
+    def connect(_):
+        if sum(waits) < 110:
+            raise ConnectionError("away")
+        return FlakyTracker(store)
+
+    def wait(seconds):
+        waits.append(seconds)
+        if sum(waits) == 100:  # in the middle of a wait of 60 s
+            set_state("done")
+
+    assert Shipper(run_directory, connect, wait=wait).run() == ExitCode.DONE
+    assert sum(waits) < 120
+    assert store.statuses == ["FINISHED"]
+    assert_each_once(store, range(1, 4))
 
 
 def test_the_config_is_told_once_and_later_changes_as_tags(run_directory, make_step, set_state):
@@ -236,13 +259,49 @@ def test_the_code_revision_is_told_even_when_it_is_written_late(run_directory, m
     assert store.tags["llama_dist.code_revision"] == "abc123 with local changes"
 
 
-@pytest.mark.parametrize("uri", ["https://user:hunter2@tracker", "postgresql://:hunter2@host/db", "http://u:a${X}b@h"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://user:hunter2@tracker",
+        "postgresql://:hunter2@host/db",
+        "http://u:a${X}b@h",
+        "https://hunter2@tracker",
+        "postgresql://u:hun/ter2@h/db",
+        "postgresql://u:hun?ter2@h/db",
+        "postgresql://u:hun@ter2@h/db",
+        "postgresql://h/db?user=a&password=hunter2",
+        "postgresql://h/db?user=a&p%61ssword=hunter2",
+        "mysql+pymysql://h/db?PASSWD=hunter2",
+        "https://tracker/?api_key=a${X}",
+        "https://tracker/?access_token=hunter2",
+        "https://tracker/?x=1;client_secret=hunter2",
+    ],
+)
 def test_a_password_in_the_tracking_address_is_refused_and_not_repeated(run_directory, uri):
     values = read_yaml(run_directory.config)
     values["metrics"]["tracking_uri"] = uri
     with pytest.raises(ConfigError, match=r"metrics.tracking_uri: holds a password") as refusal:
         parse_run_config(values, where="test")
     assert uri not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://tracker.example:5000/path",
+        "https://${TOKEN}@tracker",
+        "https://${USER}:${PASSWORD}@tracker",
+        "postgresql://h/db?user=a&password=${PASSWORD}",
+        "sqlite:////home/me@work/mlflow.db",
+        "file:///home/me@work",
+        "${TRACKER}",
+        "databricks",
+    ],
+)
+def test_an_address_without_a_secret_is_taken(run_directory, uri):
+    values = read_yaml(run_directory.config)
+    values["metrics"]["tracking_uri"] = uri
+    assert parse_run_config(values, where="test").metrics.tracking_uri == uri
 
 
 def test_a_password_comes_from_the_environment_alone(run_directory, monkeypatch):
@@ -259,6 +318,9 @@ def test_a_password_comes_from_the_environment_alone(run_directory, monkeypatch)
 
 def test_credentials_are_struck_out_and_other_text_is_not():
     assert without_credentials("at postgresql://a:b@c/d and me@x.org") == "at postgresql://***@c/d and me@x.org"
+    assert without_credentials("at postgresql://a:b/e@c/d or") == "at postgresql://***@c/d or"
+    assert without_credentials("h://c/d?user=a&password=b&x=1 or") == "h://c/d?user=a&password=***&x=1 or"
+    assert without_credentials("sqlite:////home/me@work/mlflow.db") == "sqlite:////home/me@work/mlflow.db"
 
 
 def plain_step(step: int) -> StepMetrics:
