@@ -16,10 +16,11 @@ from launcher.launch import Launch
 from launcher.local_backend import LocalBackend
 from launcher.plan import log_directory
 from launcher.run_lock import lock_run
+from launcher.saved_steps import step_known_as_saved
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
-from llama_dist.checkpoint.manifest import list_steps
+from llama_dist.checkpoint.manifest import has_any_step, list_steps
 from llama_dist.config import ReportedError, RunDirectory, set_aside_path
 from llama_dist.exit_codes import ExitCode
 
@@ -98,6 +99,8 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
     """Write `run.yaml` of a run at its start; of an existing one say where it goes on, or set its past aside."""
     run, name = launch.run, f"run `{launch.run.name}`"
     steps = list_steps(run.checkpoints)
+    if not launch.request.fresh:
+        _refuse_lost_checkpoints(run)
     if not run.config.is_file():
         write_config(run.config, launch.config)
         console.say(f"{name}: new, in {run.path}")
@@ -109,6 +112,18 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
     for line in describe_changes(changes):
         console.say(f"changed:{line}")
+
+
+def _refuse_lost_checkpoints(run: RunDirectory) -> None:
+    """Raise RunDirectoryError where the run saved checkpoints and none is there: a volume not mounted, a slip of rm."""
+    if not run.config.is_file() or has_any_step(run.checkpoints):
+        return
+    step = step_known_as_saved(run)
+    if step:
+        raise RunDirectoryError(
+            f"{run.checkpoints}: holds no checkpoint, but run `{run.name}` has saved one up to step {step}: mount or "
+            "restore the directory, or start again at step 0 with --fresh"
+        )
 
 
 def _set_aside(launch: Launch, console: Console) -> None:

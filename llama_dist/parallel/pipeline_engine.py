@@ -1,12 +1,12 @@
 """Pipeline x ZeRO 0/1: each rank holds one slice of the layer list, micro-batches flow through the stages (1F1B)."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
-from deepspeed.runtime.utils import partition_balanced
 
 from llama_dist.config import RunConfig
 from llama_dist.model.flops import layer_flops
@@ -60,7 +60,7 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
 
     def _partition_layers(self, method: str = "flops") -> None:
         """Cut by FLOPs: DeepSpeed's own methods count the embedding, which is only a lookup, as work."""
-        self.parts = partition_balanced(weights=self._weights, num_parts=self.num_stages)
+        self.parts = even_cut(self._weights, self.num_stages)
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
     def topology_free_names(self) -> dict[str, torch.nn.Parameter]:
@@ -74,6 +74,36 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
                 yield rest, parameter
             else:
                 yield f"{self._layer_names[int(scope)]}.{rest}", parameter
+
+
+def even_cut(layer_weights: Sequence[int], num_stages: int) -> list[int]:
+    """Bounds of the stages in the layer list (embed, blocks, norm, head), so that the heaviest stage is lightest.
+
+    The embedding stays with the first block and the norm with the head, and no stage is empty: so every stage has
+    matrices and norms. DeepSpeed reduces the gradient norm once per optimizer group; a stage that lacked one of the
+    two groups would leave the others waiting for ever.
+    """
+    embed, *blocks, norm, head = layer_weights
+    units = [embed + blocks[0], *blocks[1:], norm + head]
+    assert 1 <= num_stages <= len(units)
+    ends = _lightest_ends(units, num_stages)
+    # Unit u starts at layer u + 1, but for the first, which begins with the embedding.
+    return [0, *(end + 1 for end in ends[:-1]), len(layer_weights)]
+
+
+def _lightest_ends(units: Sequence[int], num_stages: int) -> list[int]:
+    """End of each stage in `units`; dynamic programming over (units placed, stages used)."""
+    sums = [0, *itertools.accumulate(units)]
+    best: dict[tuple[int, int], tuple[int, list[int]]] = {(0, 0): (0, [])}
+    for stage in range(1, num_stages + 1):
+        for end in range(stage, len(units) + 1):
+            best[end, stage] = min(
+                (max(heaviest, sums[end] - sums[start]), [*ends, end])
+                for start in range(stage - 1, end)
+                if (start, stage - 1) in best
+                for heaviest, ends in [best[start, stage - 1]]
+            )
+    return best[len(units), num_stages][1]
 
 
 def _layer_spec(name: str, build: Callable[[], torch.nn.Module], is_tied: bool) -> Any:

@@ -12,7 +12,7 @@ import torch
 from data_pipeline.config import read_yaml
 from data_pipeline.errors import DataError
 from data_pipeline.stream import TokenStream, open_stream
-from llama_dist.config import RunConfig, check_rules, parse_run_config
+from llama_dist.config import ConfigError, RunConfig, check_rules, parse_run_config
 from llama_dist.metrics.meter import Meter, peak_resident_bytes
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
@@ -23,7 +23,7 @@ from llama_dist.runtime.stop import StopRequest
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
 from llama_dist.train.held_out import HeldOutText
-from llama_dist.train.keeper import CheckpointKeeper
+from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
 
@@ -55,6 +55,7 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
         heartbeat.beat(0, "resume")
         keeper = CheckpointKeeper(run.checkpoints, config, stream, _code_revision(attempt))
         position = keeper.restore_newest(engine, tell)
+        _check_steps_left(position, config)
 
         recorder = Recorder(run.metrics, attempt.number, config.train.num_steps, rank=world.rank, tell=tell)
         meter = Meter(tokens_per_step=_tokens_per_step(config), peak_memory_bytes=_peak_memory_bytes())
@@ -75,6 +76,14 @@ def _check_vocabulary(stream: TokenStream, config: RunConfig) -> None:
         raise DataError(
             f"the data's tokenizer has {stream.vocabulary_size} ids, model.vocabulary_size is "
             f"{config.model.vocabulary_size}: set model.vocabulary_size to at least {stream.vocabulary_size}"
+        )
+
+
+def _check_steps_left(position: Position, config: RunConfig) -> None:
+    if position.step > config.train.num_steps:
+        raise ConfigError(
+            f"the newest checkpoint is of step {position.step}, train.num_steps is {config.train.num_steps}: set "
+            f"train.num_steps to at least {position.step}, or start again with --fresh"
         )
 
 

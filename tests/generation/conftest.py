@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from torch import distributed
 
 from data_pipeline.config import TokenizerTrainingConfig
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_training import train_tokenizer
-from llama_dist.checkpoint.save import Progress, save_checkpoint
+from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.config import OptimizerConfig, RunDirectory, dump_config, parse_run_config
 from llama_dist.model import Llama, initialize_weights, next_token_loss
 from llama_dist.optim import build_adamw
@@ -65,7 +65,7 @@ class WholeModelEngine:
 
 
 @pytest.fixture(scope="session")
-def learned_run(tmp_path_factory: pytest.TempPathFactory) -> LearnedRun:
+def learned_run(tmp_path_factory: pytest.TempPathFactory, world_of_one: None) -> LearnedRun:
     """Train a tokenizer and a model on one text until it is known by heart; save two checkpoints."""
     root = tmp_path_factory.mktemp("generation")
     (root / "corpus.txt").write_text(TEXT, encoding="utf-8")
@@ -74,16 +74,12 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory) -> LearnedRun:
     model = Llama(run.model)
     initialize_weights(model.named_parameters(), run.model, seed=0)
     directory = RunDirectory(root / "runs" / "tiny")
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        for step in (1, 150):
-            if step > 1:
-                learn(model, [*trained.tokenizer.encode(TEXT), trained.tokenizer.eos_id], step)
-            progress = Progress(step, step * 64, dump_config(run), "test", {"world_size": 1}, {})
-            engine = WholeModelEngine(model)
-            save_checkpoint(directory.checkpoints, engine, progress, tokenizer=trained.tokenizer.path, keep_last=2)
-    finally:
-        distributed.destroy_process_group()
+    for step in (1, 150):
+        if step > 1:
+            learn(model, [*trained.tokenizer.encode(TEXT), trained.tokenizer.eos_id], step)
+        progress = Progress(step, step * 64, dump_config(run), "test", {"world_size": 1}, {})
+        engine = WholeModelEngine(model)
+        save_checkpoint(directory.checkpoints, engine, progress, tokenizer=trained.tokenizer.path, keep_last=2)
     return LearnedRun(directory, model, trained.tokenizer, TEXT)
 
 

@@ -93,6 +93,11 @@ def test_damaged_checkpoints_are_passed_over_and_never_restart_from_zero(llama_d
     verified = llama_dist("checkpoint", "verify", tmp_path / "runs" / "small")
     refused(verified, 74, "rank_00000.safetensors", "checksum")
 
+    checkpoints.rename(tmp_path / "unmounted")
+    lost = llama_dist("launch", run_file, "--set", "train.num_steps=18")
+    refused(lost, 74, "has saved one up to step 1", "--fresh")
+    (tmp_path / "unmounted").rename(checkpoints)
+
     fourth = llama_dist("launch", run_file, "--set", "train.num_steps=8", "--fresh")
     assert fourth.returncode == 0, fourth.stdout + fourth.stderr
     assert "starting at step 0" in fourth.stdout

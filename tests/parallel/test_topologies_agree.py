@@ -16,6 +16,8 @@ VARIANTS = {
     "bf16": {"precision": "bf16"},
     # Updates of this size make every logit overflow at once.
     "exploding": {"precision": "fp32", "learning_rate": 1e30, "steps": [0, 4]},
+    # A head as heavy as all blocks: a stage of its own.
+    "heavy head": {"precision": "fp32", "vocabulary": 2000, "layers": 2},
     "tied": {"precision": "fp32", "tied": True},
     "tied, recomputed": {"precision": "fp32", "tied": True, "recompute": True},
 }
@@ -33,9 +35,9 @@ def jobs(topologies, *variants):
 def results(run_ranks):
     """Results by "variant: topology x processes". One launch a world: starting costs more than the steps."""
     launches = [
-        (1, {**jobs(ZERO, "fp32"), **jobs(ZERO[:1], "tied")}),
+        (1, {**jobs(ZERO, "fp32"), **jobs(ZERO[:1], "tied", "heavy head")}),
         (2, {**jobs(ZERO, "fp32", "bf16", "exploding"), **jobs([(1, 1), (3, 1)], "tied", "tied, recomputed")}),
-        (2, jobs(PIPELINE, "fp32", "bf16", "exploding", "tied", "tied, recomputed")),
+        (2, jobs(PIPELINE, "fp32", "bf16", "heavy head", "exploding", "tied", "tied, recomputed")),
         (4, jobs(PIPELINE, "fp32", "tied")),
     ]
     return {
@@ -77,6 +79,11 @@ def test_recomputation_runs_each_block_twice_on_every_engine(results):
     for name in recomputed:
         plain = results[name.replace("tied, recomputed", "tied")]
         assert results[name]["block_forwards"] == 2 * plain["block_forwards"], name
+
+
+def test_a_stage_that_is_the_head_alone_does_not_hang(results):
+    reference = results["heavy head: ZeRO-0, pipeline 1 x 1"]
+    assert worst(results["heavy head: ZeRO-1, pipeline 2 x 2"], reference) < FP32_TOLERANCE
 
 
 def test_a_diverged_run_is_seen_on_every_engine(results):

@@ -29,9 +29,9 @@ VOCABULARY, LENGTH, GLOBAL_BATCH, MICRO_BATCH = 96, 32, 8, 2
 
 def run_config(job):
     model = {
-        "vocabulary_size": VOCABULARY,
+        "vocabulary_size": job.get("vocabulary", VOCABULARY),
         "hidden_size": 32,
-        "num_layers": 3,
+        "num_layers": job.get("layers", 3),
         "num_heads": 4,
         "attention": "grouped_query",
         "num_kv_heads": 2,
