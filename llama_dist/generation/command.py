@@ -111,7 +111,14 @@ def load_model(directory: Path) -> tuple[Llama, int]:
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """Encode the text as it stands; an empty one becomes the token that stands between documents."""
+    """Encode the text as it stands; an empty one becomes the token that stands between documents.
+
+    Raises GenerationError for text that was no UTF-8 on the command line.
+    """
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise GenerationError(f"the prompt is not UTF-8 at character {error.start}: give it as UTF-8") from None
     ids = tokenizer.encode(prompt)
     boundary = tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
     return ids or ([] if boundary is None else [boundary])

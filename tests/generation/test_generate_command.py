@@ -75,6 +75,11 @@ def test_an_empty_prompt_starts_after_the_end_of_a_document(learned_run: Any) ->
     assert run_generate(learned_run.directory.path, "--max-new-tokens", 3).output
 
 
+def test_a_prompt_that_is_not_utf8_is_refused_with_its_place(learned_run: Any) -> None:
+    with pytest.raises(GenerationError, match="not UTF-8 at character 1"):
+        encode_prompt(learned_run.tokenizer, "d\udcff")
+
+
 def test_a_prompt_that_is_too_long_is_refused(learned_run: Any) -> None:
     with pytest.raises(GenerationError, match="the model's longest sequence 80"):
         run_generate(learned_run.directory.path, "--prompt", "x, " * 80)
