@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig
 from data_pipeline.durable_file import checksum_bytes, checksum_file
 from data_pipeline.errors import DataError
@@ -31,23 +32,6 @@ _LEAST_WINDOW_SAMPLES = 64
 _MOST_WINDOW_EPOCHS = 4
 # Ranks and micro-batches of one step touch neighbouring windows.
 _MOST_WINDOWS = 4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B samples of T tokens. `labels` are the tokens one place ahead."""
-
-    tokens: Int64
-    """int64 [B, T]"""
-
-    labels: Int64
-    """int64 [B, T]"""
-
-    sample_ids: Int64
-    """int64 [B]: which stored sequence each row is; a repeat over epochs has the same id."""
-
-    epochs: Int64
-    """int64 [B]: how often the row's source had been read whole before it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +94,7 @@ class TokenStream:
         return Batch(
             tokens=rows[:, :-1].astype(np.int64, order="C"),
             labels=rows[:, 1:].astype(np.int64, order="C"),
+            positions=None,
             sample_ids=(locations.sources << SEQUENCE_ID_BITS) | locations.sequences,
             epochs=locations.epochs,
         )

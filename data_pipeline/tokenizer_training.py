@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import TokenizerTrainingConfig
-from data_pipeline.documents import DocumentReader
 from data_pipeline.durable_file import write_durably
 from data_pipeline.errors import DataError, StorageError
-from data_pipeline.inputs import find_inputs, split_into_pieces
 from data_pipeline.manifest import TOKENIZER_NAME
+from data_pipeline.preparation.documents import DocumentReader
+from data_pipeline.preparation.inputs import find_inputs, split_into_pieces
 from data_pipeline.progress import print_note, show_progress
 from data_pipeline.text_sample import TextSample, cut_at_lines
 from data_pipeline.tokenizer import Tokenizer

@@ -2,7 +2,7 @@
 
 import torch
 
-from data_pipeline.stream import Batch
+from data_pipeline.batch import Batch
 
 
 def to_tensors(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

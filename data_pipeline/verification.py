@@ -17,9 +17,9 @@ from data_pipeline.manifest import (
     fingerprint_shards,
     read_manifest,
 )
+from data_pipeline.preparation.shard_writer import read_record_batch_entries
 from data_pipeline.progress import show_progress
 from data_pipeline.shard_reader import DocumentBatch, read_batches
-from data_pipeline.shard_writer import read_record_batch_entries
 from data_pipeline.token_line import check_shard_size
 
 # Enough to see a pattern; a whole damaged disk would fill the screen.

@@ -1,12 +1,11 @@
 """The configuration of a run: typed models, the rules between them, files and overrides. No torch."""
 
-from data_pipeline.config import ConfigError, DataConfig, ReportedError, SourceConfig, write_yaml
+from data_pipeline.config import BatchConfig, ConfigError, DataConfig, ReportedError, SourceConfig, write_yaml
 from llama_dist.config.cluster import ClusterConfig
 from llama_dist.config.load import dump_config, load_cluster_config, load_run_config, parse_run_config
 from llama_dist.config.model import ModelConfig
 from llama_dist.config.rules import RULES, Rule, check_rules
 from llama_dist.config.run import (
-    BatchConfig,
     CheckpointConfig,
     EvaluationConfig,
     MetricsConfig,

@@ -112,8 +112,9 @@ def _type_text(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(_type_text(argument) for argument in arguments)
-    if origin is list:
-        return f"list of {_type_text(arguments[0])}"
+    if origin in (list, dict):
+        inner = " to ".join(_type_text(argument) for argument in arguments)
+        return f"list of {inner}" if origin is list else f"map from {inner}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "keys below"
     return _PLAIN_TYPES[annotation]

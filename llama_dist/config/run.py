@@ -7,7 +7,7 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from data_pipeline.config import DataConfig, StrictModel
+from data_pipeline.config import BatchConfig, DataConfig, StrictModel
 from llama_dist.config.model import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]
@@ -18,16 +18,6 @@ Ratio = Annotated[float, Field(ge=0, le=1)]
 _REFERENCE = re.compile(r"\$\{\w+\}")
 _USER_AND_REFERENCE = re.compile(r"([^:@/?]*:)?\$\{\w+\}")
 _SECRET_KEY = re.compile(r"passw(or)?d|token|secret|key", re.IGNORECASE)
-
-
-class BatchConfig(StrictModel):
-    """How many sequences make one optimizer step. Accumulation follows: global / (micro x data-parallel size)."""
-
-    global_batch_sequences: Count
-    """Sequences of one optimizer step, over all ranks. Part of the order: a resume keeps it."""
-
-    micro_batch_sequences: Count = 1
-    """Sequences of one forward pass on one data-parallel rank."""
 
 
 class OptimizerConfig(StrictModel):

@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from data_pipeline.stream import Batch, TokenStream
+from data_pipeline.batch import Batch
+from data_pipeline.stream import TokenStream
 from data_pipeline.torch_batch import to_tensors
 from llama_dist.config import RunConfig
 from llama_dist.parallel.deepspeed_config import num_micro_batches

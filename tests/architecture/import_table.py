@@ -21,7 +21,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "rich",
     ),
     "data_pipeline.cli": ("data_pipeline", "typer", "rich"),
-    "data_pipeline.config": ("pydantic", "yaml"),
+    "data_pipeline.config": ("pydantic", "pydantic_core", "yaml"),
     "data_pipeline.torch_batch": ("data_pipeline", "numpy", "torch"),
     "launcher": ("launcher", "cluster", "llama_dist.config", "llama_dist.checkpoint.manifest", "psutil", "rich"),
     "launcher.cli": ("launcher", "data_pipeline.cli", "llama_dist.cli", "typer"),

@@ -123,5 +123,5 @@ def test_dumped_values_are_read_back_to_an_equal_config(make_run: Callable[..., 
 def test_data_config_stands_alone() -> None:
     config = parse_config(DataConfig, {"sources": [{"path": "somewhere"}]}, where="data")
     assert config.sources[0].weight == 1.0
-    with pytest.raises(ConfigError, match=r"sources\.0\.weight: .*greater than 0"):
-        parse_config(DataConfig, {"sources": [{"path": "somewhere", "weight": 0.0}]}, where="data")
+    with pytest.raises(ConfigError, match=r"sources\.0\.weight: .*greater than or equal to 0"):
+        parse_config(DataConfig, {"sources": [{"path": "somewhere", "weight": -0.5}]}, where="data")

@@ -7,7 +7,7 @@ import pytest
 from data_corpus import SMALL_PREPARATION, write_corpus
 
 from data_pipeline.config import TokenizerTrainingConfig
-from data_pipeline.preparation import prepare_dataset
+from data_pipeline.preparation.prepare import prepare_dataset
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_training import train_tokenizer
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.config import ReadingConfig
-from data_pipeline.documents import DocumentReader
 from data_pipeline.errors import DataError
-from data_pipeline.inputs import find_inputs, split_into_pieces
+from data_pipeline.preparation.documents import DocumentReader
+from data_pipeline.preparation.inputs import find_inputs, split_into_pieces
 
 TEXTS = ["first\n  line", "zweite Zeile: ü", "日本\t\r\n", "a\u2028b \u0085", "last " * 50] * 40
 

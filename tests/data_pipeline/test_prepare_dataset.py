@@ -19,8 +19,8 @@ from data_corpus import SMALL_PREPARATION, write_corpus
 from data_pipeline.config import PreparationConfig, ReadingConfig
 from data_pipeline.errors import DataError, StorageError, WorkerLostError
 from data_pipeline.manifest import read_manifest
-from data_pipeline.preparation import prepare_dataset
-from data_pipeline.preparation_task import split_of
+from data_pipeline.preparation.prepare import prepare_dataset
+from data_pipeline.preparation.task import split_of
 from data_pipeline.verification import verify_dataset
 
 
@@ -163,7 +163,7 @@ def test_bad_text_ends_the_preparation_by_name_and_leaves_no_dataset(corpus, tok
 
 
 def test_ids_over_sixteen_bits_are_stored_in_32(tmp_path):
-    from data_pipeline.shard_writer import ShardWriter
+    from data_pipeline.preparation.shard_writer import ShardWriter
 
     (tmp_path / "shards").mkdir()
     with ShardWriter(tmp_path, "train-0.arrow", token_dtype="uint32", tokens_per_record_batch=10) as writer:
@@ -178,7 +178,7 @@ PREPARE = """
 import sys
 from pathlib import Path
 from data_pipeline.config import PreparationConfig
-from data_pipeline.preparation import prepare_dataset
+from data_pipeline.preparation.prepare import prepare_dataset
 
 if __name__ == "__main__":
     corpus, tokenizer, output, config, workers = sys.argv[1:]
@@ -262,7 +262,7 @@ def test_a_full_disk_is_a_storage_error_and_leaves_no_dataset(corpus, tokenizer,
 
 
 def test_a_task_for_a_worker_that_is_gone_names_the_worker():
-    from data_pipeline.worker_pool import _send
+    from data_pipeline.preparation.worker_pool import _send
 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -278,7 +278,7 @@ def test_a_task_for_a_worker_that_is_gone_names_the_worker():
 def test_a_worker_that_dies_is_reported_and_the_others_end():
     import multiprocessing
 
-    from data_pipeline.worker_pool import WorkerPool
+    from data_pipeline.preparation.worker_pool import WorkerPool
 
     pool = WorkerPool(die_at_three, num_workers=2, num_counters=1)
     with pytest.raises(WorkerLostError, match="exit code -9") as caught:
@@ -296,7 +296,7 @@ def die_at_three(task, advance):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_the_pool_does_every_task_once_and_adds_up_the_progress(num_workers):
-    from data_pipeline.worker_pool import WorkerPool
+    from data_pipeline.preparation.worker_pool import WorkerPool
 
     totals = []
     pool = WorkerPool(double_it, num_workers=num_workers, num_counters=2)

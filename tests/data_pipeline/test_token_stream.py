@@ -234,7 +234,7 @@ def test_wrong_magic_is_refused_when_the_shard_is_touched(dataset):
 
 def test_sources_of_two_tokenizers_are_refused(built_dataset, corpus, tmp_path):
     from data_pipeline.config import TokenizerTrainingConfig
-    from data_pipeline.preparation import prepare_dataset
+    from data_pipeline.preparation.prepare import prepare_dataset
     from data_pipeline.tokenizer_training import train_tokenizer
 
     other = train_tokenizer([corpus], tmp_path, TokenizerTrainingConfig(vocabulary_size=400)).tokenizer

@@ -1,7 +1,7 @@
 """`llama-dist data prepare`: runs the tasks of a plan and, last of all, writes the manifest.
 
 Until the manifest is there no dataset exists, whatever else lies in the directory. Decides nothing about the
-tasks: that is `preparation_plan.py`.
+tasks: that is `plan.py`.
 """
 
 import fcntl
@@ -26,12 +26,12 @@ from data_pipeline.manifest import (
     read_manifest,
     write_manifest,
 )
-from data_pipeline.preparation_plan import Plan, Task, make_plan
-from data_pipeline.preparation_task import Advance, TaskResult, run_task
+from data_pipeline.preparation.plan import Plan, Task, make_plan
+from data_pipeline.preparation.task import Advance, TaskResult, run_task
+from data_pipeline.preparation.worker_pool import WorkerPool
 from data_pipeline.progress import show_progress
 from data_pipeline.token_line import check_shard_size
 from data_pipeline.tokenizer import Tokenizer
-from data_pipeline.worker_pool import WorkerPool
 
 _LOCK_NAME = ".lock"
 _OUR_NAMES = {MANIFEST_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, _LOCK_NAME}

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from data_pipeline.config import ReadingConfig
-from data_pipeline.corpus_file import is_compressed, open_bytes, open_table
 from data_pipeline.errors import DataError
-from data_pipeline.inputs import Piece
+from data_pipeline.preparation.corpus_file import is_compressed, open_bytes, open_table
+from data_pipeline.preparation.inputs import Piece
 
 # One document is held in memory several times over, and Arrow's list offsets end at 2**31.
 MOST_DOCUMENT_BYTES = 256 * 1024 * 1024

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import ReadingConfig
-from data_pipeline.corpus_file import (
+from data_pipeline.errors import DataError
+from data_pipeline.preparation.corpus_file import (
     COMPRESSED_SUFFIX,
     FileKind,
     count_row_groups,
@@ -17,7 +18,6 @@ from data_pipeline.corpus_file import (
     open_table,
     starts_with_bracket,
 )
-from data_pipeline.errors import DataError
 
 _TABLE_KINDS: dict[str, FileKind] = {".parquet": "parquet", ".arrow": "arrow"}
 _JSON_SUFFIXES = {".json", ".jsonl", ".ndjson"}

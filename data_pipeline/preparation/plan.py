@@ -9,8 +9,8 @@ from typing import Literal
 from data_pipeline.config import PreparationConfig
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.errors import DataError
-from data_pipeline.inputs import InputFile, Piece, find_inputs, split_into_pieces
 from data_pipeline.manifest import SourcesEntry, TokenizerEntry
+from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, split_into_pieces
 from data_pipeline.tokenizer import Tokenizer
 
 # Enough tasks for every worker to end at about the same time; none so small that its shards are crumbs, none so

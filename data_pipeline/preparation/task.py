@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from data_pipeline.documents import Document, DocumentReader
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SPLITS, ShardEntry, Split
-from data_pipeline.preparation_plan import Plan, Task
-from data_pipeline.shard_writer import ShardWriter
+from data_pipeline.preparation.documents import Document, DocumentReader
+from data_pipeline.preparation.plan import Plan, Task
+from data_pipeline.preparation.shard_writer import ShardWriter
 from data_pipeline.tokenizer import Tokenizer
 
 # Text encoded in one call: large enough to hide the call, small enough to show progress and to stop soon.

@@ -1,0 +1,74 @@
+"""`llama-dist data prepare`: text in, a dataset out. Heavy imports wait until a verb runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from data_pipeline.cli.options import (
+    AsJson,
+    Excludes,
+    Globs,
+    Inputs,
+    InvalidUtf8,
+    TextField,
+    TextUnit,
+    answer,
+    reading_values,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the verbs on `app`."""
+    app.command(
+        "prepare",
+        epilog="Example: llama-dist data prepare src/ --tokenizer tok/tokenizer.model -o datasets/code",
+    )(prepare_verb)
+
+
+def prepare_verb(
+    inputs: Inputs,
+    *,
+    tokenizer: Annotated[Path, typer.Option(help="The tokenizer.model file; it is copied into the dataset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the dataset, of its own.")],
+    globs: Globs = ["**/*"],  # noqa: B006
+    excludes: Excludes = [],  # noqa: B006
+    text_field: TextField = "text",
+    text_unit: TextUnit = "file",
+    invalid_utf8: InvalidUtf8 = "error",
+    validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out, by hash.")] = 0.01,
+    bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Start each document with the tokenizer's BOS.")] = False,
+    eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with the tokenizer's EOS.")] = True,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one per processor. Never changes the result.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tokenize text into a dataset of Arrow shards, with a held-out split. Nothing is fetched from a network."""
+    from data_pipeline.config import PreparationConfig, parse_config
+    from data_pipeline.preparation.prepare import default_num_workers, prepare_dataset
+    from data_pipeline.progress import print_note
+
+    values = {
+        "reading": reading_values(globs, excludes, text_field, text_unit, invalid_utf8),
+        "validation_fraction": validation_fraction,
+        "adds_bos": bos,
+        "adds_eos": eos,
+    }
+    config = parse_config(PreparationConfig, values, where="llama-dist data prepare")
+    prepared = prepare_dataset(inputs, tokenizer, output, config, num_workers=workers or default_num_workers())
+    if prepared.was_there:
+        print_note(f"{output}: complete already, prepared in the same way: nothing to do")
+    manifest = prepared.manifest
+    summary: dict[str, Any] = {"path": str(output), "already_complete": prepared.was_there}
+    for split, shards in (("train", manifest.train), ("validation", manifest.validation)):
+        summary[f"{split}_documents"] = sum(shard.num_documents for shard in shards)
+        summary[f"{split}_tokens"] = sum(shard.num_tokens for shard in shards)
+    summary |= {
+        "text_bytes": sum(shard.num_text_bytes for shard in manifest.train + manifest.validation),
+        "shards": len(manifest.train) + len(manifest.validation),
+        "skipped_empty": manifest.num_skipped_empty,
+        "skipped_invalid_utf8": manifest.num_skipped_invalid_utf8,
+        "fingerprint": manifest.fingerprint,
+    }
+    answer(summary, as_json)

@@ -1,0 +1,1 @@
+"""Changes to text before it is tokenized, declared in the config: each small, pure and counted."""
