@@ -36,4 +36,4 @@ class HeldOutText:
     def _micro_batches(self) -> list[MicroBatch]:
         size = self._micro_batch_sequences
         starts = range(self._grid.dp_rank * size, self._num_sequences, self._grid.dp_size * size)
-        return [to_tensors(self._stream.read(np.arange(start, start + size))) for start in starts]
+        return [to_tensors(self._stream.read(np.arange(start, start + size)))[:2] for start in starts]

@@ -266,7 +266,8 @@ def test_batches_become_torch_tensors(built_dataset):
     from data_pipeline.torch_batch import to_tensors
 
     batch = open_stream(config_of(built_dataset)).read(np.arange(3))
-    tokens, labels = to_tensors(batch)
+    tokens, labels, positions = to_tensors(batch)
+    assert positions is None
     assert tokens.dtype == labels.dtype == torch.int64
     assert tokens.shape == (3, LENGTH)
     assert torch.equal(tokens[:, 1:], labels[:, :-1])
