@@ -4,8 +4,8 @@ Does not read files (`yaml_file.py`) and knows no field: those live beside what 
 """
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,6 +58,10 @@ def _describe(model: type[BaseModel], fault: Any) -> str:
         return f"{path}: unknown key{_nearest_name(model, fault['loc'])}"
     if fault["type"] == "missing":
         return f"{path}: required, but absent"
+    if fault["type"] == "union_tag_invalid":
+        return f"{path}.{fault['ctx']['discriminator'].strip(chr(39))}: {_unknown_tag(fault['ctx'])}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{path}.{fault['ctx']['discriminator'].strip(chr(39))}: required, but absent"
     message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "secret":
         return f"{path}: {message}"
@@ -74,24 +78,38 @@ def _nearest_name(model: type[BaseModel], location: tuple[Any, ...]) -> str:
     return f"; known here: {', '.join(sorted(parent.model_fields))}"
 
 
+def _unknown_tag(context: Any) -> str:
+    """Tell of a choice that does not exist, by the name that picks one of several models."""
+    known = context["expected_tags"].replace("'", "").split(", ")
+    close = difflib.get_close_matches(context["tag"], known, n=1, cutoff=0.5)
+    advice = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(known)}"
+    return f"unknown `{context['tag']}`; {advice}"
+
+
 def _model_at(model: type[BaseModel], location: tuple[Any, ...]) -> type[BaseModel] | None:
-    """Return the model that the keys of `location` lead to, through lists and optional fields."""
+    """Return the model that the keys of `location` lead to, through lists, optional fields and tagged choices."""
+    choices = [model]
     for part in location:
         if isinstance(part, int):
             continue
-        field = model.model_fields.get(str(part))
-        inner = _inner_model(field.annotation) if field else None
-        if inner is None:
-            return None
-        model = inner
-    return model
+        if len(choices) > 1:
+            choices = [choice for choice in choices if _has_tag(choice, str(part))]
+            continue
+        field = choices[0].model_fields.get(str(part)) if choices else None
+        choices = list(inner_models(field.annotation)) if field else []
+    return choices[0] if len(choices) == 1 else None
 
 
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
+def _has_tag(model: type[BaseModel], tag: str) -> bool:
+    return any(
+        get_origin(field.annotation) is Literal and tag in get_args(field.annotation)
+        for field in model.model_fields.values()
+    )
+
+
+def inner_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that an annotation holds: one, or the choices of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        yield annotation
     for argument in get_args(annotation):
-        inner = _inner_model(argument)
-        if inner is not None:
-            return inner
-    return None
+        yield from inner_models(argument)

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from data_pipeline.config.augmentation import AugmentationConfig
 from data_pipeline.config.base import StrictModel
+from data_pipeline.config.transforms import Transforms
 
 
 class ReadingConfig(StrictModel):
@@ -31,6 +33,12 @@ class PreparationConfig(StrictModel):
 
     reading: ReadingConfig = ReadingConfig()
     """How documents are found in files."""
+
+    transforms: Transforms = Field(default_factory=list)
+    """What is done to each document's text before it is tokenized, in order."""
+
+    augmentation: AugmentationConfig | None = None
+    """How training documents are varied when they are tokenized; not at all by default."""
 
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of the documents held out, picked by the hash of their text: stable when files are added."""

@@ -56,6 +56,13 @@ class Section:
     path: str
     documentation: str
     rows: tuple[FieldRow, ...]
+    tag: str = ""
+    """The `key: value` that picks the model, where a field holds one of several."""
+
+    @property
+    def title(self) -> str:
+        """What stands above the section: where the model lies in the file."""
+        return f"`{self.path}`, {self.tag}" if self.tag else f"`{self.path}`"
 
 
 def sections(model: type[BaseModel], path: str = "") -> Iterator[Section]:
@@ -64,10 +71,8 @@ def sections(model: type[BaseModel], path: str = "") -> Iterator[Section]:
     for name, field in model.model_fields.items():
         field_path = f"{path}.{name}" if path else name
         rows.append(FieldRow(field_path, _field_type(field), _default(field), _one_line(field.description)))
-        inner_model, is_list = _inner_model(field.annotation)
-        if inner_model is not None:
-            inner.append((inner_model, f"{field_path}.N" if is_list else field_path))
-    yield Section(path, _one_line(model.__doc__), tuple(rows))
+        inner += [(one, f"{field_path}.N" if is_list else field_path) for one, is_list in _inner(field.annotation)]
+    yield Section(path, _one_line(model.__doc__), tuple(rows), _tag(model))
     for inner_model, inner_path in inner:
         yield from sections(inner_model, inner_path)
 
@@ -85,11 +90,20 @@ def reference_page() -> str:
 
 
 def _section_text(section: Section) -> str:
-    head = f"### `{section.path}`\n\n{section.documentation}\n\n" if section.path else f"{section.documentation}\n\n"
+    head = f"### {section.title}\n\n{section.documentation}\n\n" if section.path else f"{section.documentation}\n\n"
     rows = "\n".join(
         f"| `{row.path}` | {row.type} | {row.default} | {_cell(row.documentation)} |" for row in section.rows
     )
     return f"{head}| key | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """Return the key of `model` that can have one value only, which picks it among others."""
+    for name, field in model.model_fields.items():
+        values = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        if len(values) == 1 and field.is_required():
+            return f"`{name}: {values[0]}`"
+    return ""
 
 
 def _one_line(text: str | None) -> str:
@@ -111,7 +125,7 @@ def _type_text(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in arguments)
     if origin in (Union, types.UnionType):
-        return " or ".join(_type_text(argument) for argument in arguments)
+        return " or ".join(dict.fromkeys(_type_text(argument) for argument in arguments))
     if origin in (list, dict):
         inner = " to ".join(_type_text(argument) for argument in arguments)
         return f"list of {inner}" if origin is list else f"map from {inner}"
@@ -146,18 +160,22 @@ def _default(field: FieldInfo) -> str:
         return "its defaults"
     if value is None:
         return "null"
+    if isinstance(value, list) and any(isinstance(item, BaseModel) for item in value):
+        return f"`[{', '.join(_in_one_line(item) for item in value)}]`"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
-def _inner_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """Return the model that a field holds, and whether it holds a list of them."""
+def _in_one_line(model: BaseModel) -> str:
+    """Write a small model as YAML does in one line."""
+    return "{" + ", ".join(f"{name}: {value}" for name, value in model.model_dump(mode="json").items()) + "}"
+
+
+def _inner(annotation: Any, is_list: bool = False) -> Iterator[tuple[type[BaseModel], bool]]:
+    """Yield the models that a field holds, several where it holds one of several, and whether a list of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
+        yield annotation, is_list
     for argument in get_args(annotation):
-        model, _ = _inner_model(argument)
-        if model is not None:
-            return model, get_origin(annotation) is list
-    return None, False
+        yield from _inner(argument, is_list or get_origin(annotation) is list)
 
 
 if __name__ == "__main__":

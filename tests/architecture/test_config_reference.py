@@ -36,6 +36,7 @@ def test_a_quantity_names_its_unit():
         "port",
         "seed",
         "width",
+        "word",
     )
     units += ("sample", "row", "attempt", "checkpoint", "scale", "micro-batch", "worker", "document", "thread", "byte", "task")
     faults = [
