@@ -1,6 +1,7 @@
 # Every target sets itself up in .venv on a fresh machine: Python 3.11 or 3.12, make, git and a C++ compiler suffice.
 
 VENV := .venv
+PEERS := .venv-peers
 PYTHON := $(VENV)/bin/python
 # The newest of the supported versions that this machine has; PYTHON_BASE=/path/to/python overrides it.
 PYTHON_BASE ?= $(shell for name in python3.12 python3.11 python3; do \
@@ -31,13 +32,14 @@ test-long: $(VENV)/.installed-dev
 	@echo "== pytest, the long ones"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m long || { echo "FAILED: pytest -m long"; exit 1; }
 
-bench: $(VENV)/.installed-dev
+# The peers of the data benchmarks stand in a virtual environment of their own; see benchmarks/peers.txt.
+bench: $(VENV)/.installed-dev $(PEERS)/.installed
 	@for program in $(sort $(wildcard benchmarks/*.py)); do \
 		echo "== $$program"; $(PYTHON) $$program || { echo "FAILED: $$program"; exit 1; }; \
 	done
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # torch first, bounded: an open bound would fetch gigabytes. DeepSpeed builds its operators at first use instead.
 $(VENV)/.installed: pyproject.toml
@@ -53,4 +55,14 @@ $(VENV)/.installed: pyproject.toml
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "== installing the tools of the tests"
 	@DS_BUILD_OPS=0 $(PIP) install --editable '.[dev]'
+	@touch $@
+
+$(PEERS)/.installed: benchmarks/peers.txt benchmarks/torchvision_stub/pyproject.toml
+	@echo "== $(PEERS): the benchmarks' peers, some minutes the first time"
+	@test -x $(PEERS)/bin/python || $(PYTHON_BASE) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip -qq --disable-pip-version-check install 'torch>=2.11,<2.14' 'setuptools>=77' wheel
+	@$(PEERS)/bin/python -m pip list --format freeze | grep '^torch==' > $(PEERS)/torch.txt
+	@cp -r benchmarks/torchvision_stub $(PEERS)/ && \
+		$(PEERS)/bin/python -m pip -qq --disable-pip-version-check install $(PEERS)/torchvision_stub
+	@$(PEERS)/bin/python -m pip -qq --disable-pip-version-check install -c $(PEERS)/torch.txt -r benchmarks/peers.txt
 	@touch $@
