@@ -48,8 +48,14 @@ class SampleRange(StrictModel):
     first: NonNegative
     """First sample, by its number."""
 
-    last: NonNegative
+    last: Annotated[int, Field(ge=0, lt=2**62)]
     """Last sample, by its number."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.last < self.first:
+            raise PydanticCustomError("range", f"first is {self.first}, last is {self.last}: last must not be below it")
+        return self
 
 
 class CacheConfig(StrictModel):
