@@ -7,8 +7,8 @@ import numpy as np
 
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifest
+from data_pipeline.shard_files import check_shard_size
 from data_pipeline.shard_reader import read_batches
-from data_pipeline.token_line import check_shard_size
 from data_pipeline.tokenizer import Tokenizer
 
 

@@ -1,83 +1,37 @@
 """The manifest of a prepared dataset: what makes the directory one. Read whole and checked, written last.
 
-Holds records and their file only; what the shards hold is checked by `verification.py`.
+Holds records and their file only. The shards themselves are listed in a file of their own (`shard_index.py`), which the
+manifest seals; what the shards hold is checked by `verification.py`.
 """
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SkipValidation
 
 from data_pipeline.config import ConfigError, PreparationConfig, StrictModel, parse_config
 from data_pipeline.durable_file import checksum_bytes, write_durably
 from data_pipeline.errors import DataError
+from data_pipeline.sealed_json import seal, unseal
+from data_pipeline.shard_files import map_file
+from data_pipeline.shard_index import Checksum, Count, RecordBatchEntry, ShardEntry, ShardTable, check_table
+from data_pipeline.shard_index_file import index_bytes, read_index
+
+__all__ = ["Manifest", "RecordBatchEntry", "ShardEntry", "read_manifest", "write_manifest"]
 
 MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "shards.arrow"
 TOKENIZER_NAME = "tokenizer.model"
 SOURCES_NAME = "sources.jsonl"
 SHARDS_NAME = "shards"
+PACKS_NAME = "packs"
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
-Count = Annotated[int, Field(ge=0)]
-Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
-# The seal is the last key of the file, so that the bytes before it can be hashed as they are.
-_SEAL = b',\n "manifest_checksum": "'
-
-
-class RecordBatchEntry(StrictModel):
-    """Where one record batch lies in its shard, so that a reader needs no Arrow metadata."""
-
-    offset_bytes: Count
-    """Start of the batch in the file."""
-
-    length_bytes: Count
-    """Length of the batch in the file, metadata and padding included."""
-
-    num_documents: Count
-    """Rows of the batch."""
-
-    num_tokens: Count
-    """Tokens of all rows together."""
-
-    list_offsets_offset_bytes: Count
-    """Start of the int32 buffer that holds the bounds of the documents, one more than documents."""
-
-    tokens_offset_bytes: Count
-    """Start of the buffer of token ids, a multiple of 64."""
-
-    document_ids_offset_bytes: Count
-    """Start of the buffer of document ids, 16 bytes each."""
-
-    checksum: Checksum
-    """xxh3_128 of the batch's bytes: says which batch is damaged."""
-
-
-class ShardEntry(StrictModel):
-    """One Arrow IPC file."""
-
-    file: Annotated[str, Field(pattern=r"^shards/[a-z0-9_-]+\.arrow$")]
-    """Path inside the dataset directory."""
-
-    num_bytes: Count
-    """Size of the file."""
-
-    num_documents: Count
-    """Rows of the file."""
-
-    num_tokens: Count
-    """Tokens of the file."""
-
-    num_text_bytes: Count
-    """UTF-8 bytes of the text that was tokenized."""
-
-    checksum: Checksum
-    """xxh3_128 of the whole file."""
-
-    record_batches: list[RecordBatchEntry]
-    """The batches in file order."""
+_VERSION = 2
+_SEAL_KEY = "manifest_checksum"
 
 
 class TokenizerEntry(StrictModel):
@@ -115,7 +69,7 @@ class Manifest(StrictModel):
     format: Literal["llama-dist-dataset"] = "llama-dist-dataset"
     """Tells the file apart from any other manifest.json."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     """Version of the format; a reader refuses one that it does not know."""
 
     fingerprint: Checksum
@@ -142,19 +96,40 @@ class Manifest(StrictModel):
     num_skipped_invalid_utf8: Count
     """Documents left out because they were not UTF-8, as asked."""
 
-    train: list[ShardEntry]
-    """Shards of the training split, in the order of their tokens."""
+    train: Annotated[Sequence[ShardEntry], SkipValidation]
+    """Shards of the training split, in the order of their tokens. A read manifest makes the records when asked."""
 
-    validation: list[ShardEntry]
+    validation: Annotated[Sequence[ShardEntry], SkipValidation]
     """Shards of the held-out split, in the order of their tokens."""
 
-    def shards(self, split: Split) -> list[ShardEntry]:
+    def shards(self, split: Split) -> Sequence[ShardEntry]:
         """Return the shards of `split` in the order of their tokens."""
         return self.train if split == "train" else self.validation
 
+    def all_shards(self) -> list[ShardEntry]:
+        """Return the shards of both splits."""
+        return [*self.train, *self.validation]
+
+    def table(self, split: Split) -> ShardTable:
+        """Return the shards of `split` and their record batches column by column."""
+        return ShardTable.of(self.shards(split))
+
+
+class IndexEntry(StrictModel):
+    """The file that lists the shards; in the manifest's place of their two fields."""
+
+    file: Literal["shards.arrow"] = "shards.arrow"
+    """Name inside the dataset directory."""
+
+    num_bytes: Count
+    """Size of the file."""
+
+    checksum: Checksum
+    """xxh3_128 of the file."""
+
 
 def fingerprint_shards(
-    train: list[ShardEntry], validation: list[ShardEntry], tokenizer: TokenizerEntry, token_dtype: str
+    train: Sequence[ShardEntry], validation: Sequence[ShardEntry], tokenizer: TokenizerEntry, token_dtype: str
 ) -> str:
     """Hash what decides the tokens and their order; where the files lie does not matter."""
     parts = [tokenizer.checksum, token_dtype]
@@ -163,13 +138,16 @@ def fingerprint_shards(
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest, sealed by its own checksum. The dataset exists from here on."""
-    body = json.dumps(manifest.model_dump(mode="json"), indent=1).removesuffix("\n}").encode()
-    write_durably(directory / MANIFEST_NAME, body + _SEAL + checksum_bytes(body).encode() + b'"\n}\n')
+    """Write the index of the shards, then the manifest, sealed by its own checksum. The dataset exists from here on."""
+    index = index_bytes({split: manifest.table(split) for split in SPLITS})
+    entry = IndexEntry(num_bytes=len(index), checksum=checksum_bytes(index))
+    values = manifest.model_dump(mode="json", exclude={"train", "validation"})
+    write_durably(directory / INDEX_NAME, index)
+    write_durably(directory / MANIFEST_NAME, seal(values | {"shard_index": entry.model_dump()}, _SEAL_KEY))
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check the manifest of a dataset. Raises DataError that says what is wrong with it."""
+    """Read and check the manifest of a dataset and map its index. Raises DataError that says what is wrong with it."""
     path = directory / MANIFEST_NAME
     try:
         content = path.read_bytes()
@@ -180,24 +158,31 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    return _parse_manifest(path, content)
-
-
-def _parse_manifest(path: Path, content: bytes) -> Manifest:
-    body, seal, rest = content.rpartition(_SEAL)
-    if not seal:
-        raise DataError(f"{path}: {len(content)} bytes without the closing checksum: cut off, or of another program")
-    seen, needed = checksum_bytes(body), rest[:32].decode("ascii", errors="replace")
-    if seen != needed:
+    values = unseal(path, content, _SEAL_KEY, remedy="restore the file or prepare the data again")
+    if values.get("version") != _VERSION:
         raise DataError(
-            f"{path}: damaged or edited: the checksum of bytes 0..{len(body)} is {seen}, "
-            f"the one at byte {len(body) + len(seal)} says {needed}: restore the file or prepare the data again"
+            f"{path}: version {values.get('version')!r} of the format, this program reads version {_VERSION}: "
+            "prepare the data again, or use the program that wrote it"
         )
-    values = json.loads(content)
-    del values["manifest_checksum"]
-    if values.get("version") != 1:
-        raise DataError(f"{path}: version {values.get('version')!r} of the format, this program reads version 1")
     try:
-        return parse_config(Manifest, values, where=str(path))
+        index = parse_config(IndexEntry, values.pop("shard_index", None) or {}, where=f"{path}: shard_index")
+        # The tables are checked on their own: a record for each of thousands of shards would take seconds.
+        manifest = parse_config(Manifest, values | {"train": (), "validation": ()}, where=str(path))
     except ConfigError as error:
         raise DataError(str(error)) from None
+    return manifest.model_copy(update=_read_tables(directory, index, manifest))
+
+
+def _read_tables(directory: Path, index: IndexEntry, manifest: Manifest) -> dict[str, ShardTable]:
+    path = directory / INDEX_NAME
+    content = map_file(path, index.num_bytes)
+    seen = checksum_bytes(content.data)
+    if seen != index.checksum:
+        raise DataError(
+            f"{path}: checksum {seen} over {index.num_bytes} bytes, the manifest says {index.checksum}: "
+            "restore the file or prepare the data again"
+        )
+    tables = read_index(content, SPLITS, where=str(path))
+    for table in tables.values():
+        check_table(table, 2 if manifest.token_dtype == "uint16" else 4, where=path)
+    return tables

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data_pipeline.errors import DataError
-from data_pipeline.manifest import ShardEntry
+from data_pipeline.shard_index import ShardEntry
 
 UInt8 = npt.NDArray[np.uint8]
 
@@ -92,12 +92,12 @@ def check_file_size(path: Path | str, num_bytes: int) -> None:
         seen = os.stat(path).st_size  # noqa: PTH116  (a Path takes five times as long, and there may be thousands)
     except OSError as error:
         raise DataError(
-            f"{path}: the shard cannot be read ({error.strerror}), the manifest says {num_bytes} bytes: "
+            f"{path}: the file cannot be read ({error.strerror}), the manifest says {num_bytes} bytes: "
             "restore the file, or prepare the data again in a new directory"
         ) from None
     if seen != num_bytes:
         raise DataError(
-            f"{path}: {seen} bytes, the manifest says {num_bytes}: the shard was cut off or replaced: "
+            f"{path}: {seen} bytes, the manifest says {num_bytes}: the file was cut off or replaced: "
             "restore the file, or prepare the data again in a new directory"
         )
 

@@ -1,96 +1,166 @@
-"""One split of a dataset as one line of tokens, gathered from memory-mapped shards.
+"""One split of a dataset as one line of tokens, and where in it the documents begin.
 
-The manifest's offsets lead straight to the tokens: no Arrow metadata is read, shards open when first touched.
-Knows no order and no epoch.
+The index of the shards leads straight to the tokens: no Arrow metadata is read, shards open when first touched.
+Knows no sequence, no order and no epoch; where the bytes come from is `shard_files.py`'s.
 """
 
-import mmap
-from collections import OrderedDict
-from pathlib import Path
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.errors import DataError
-from data_pipeline.manifest import Manifest, ShardEntry, Split
+from data_pipeline.shard_files import ShardFiles
+from data_pipeline.shard_index import ShardTable
 
-# A map keeps a file descriptor, and 1024 of these is a common limit of a process.
-_MOST_OPEN_SHARDS = 256
-_ARROW_MAGIC = b"ARROW1"
+Int64 = npt.NDArray[np.int64]
+
+_DOCUMENT_ID_BYTES = 16
+
+
+class _OpenBatch(NamedTuple):
+    """A record batch whose bytes are mapped."""
+
+    tokens: npt.NDArray[Any]
+    """[tokens of the batch], in the stored width"""
+
+    bounds: npt.NDArray[np.int32]
+    """int32 [documents + 1]: document i is tokens[bounds[i]:bounds[i + 1]]"""
+
+    first_token: int
+    """Place of its first token in the line."""
+
+
+@dataclass(frozen=True)
+class DocumentPart:
+    """Tokens of one document that follow each other."""
+
+    shard_file: str
+    """File of the shard, inside the dataset directory."""
+
+    document_id: str
+    """xxh3_128 of the document's text, as 32 hexadecimal digits."""
+
+    first_token: int
+    """Place of the part's first token in its document."""
+
+    num_tokens: int
+    """Tokens of the part."""
+
+    num_document_tokens: int
+    """Tokens of the whole document."""
 
 
 class TokenLine:
-    """The tokens of all shards of a split, in manifest order, addressed by their position in the line."""
+    """The tokens of all shards of a split, in manifest order, addressed by their place in the line."""
 
-    def __init__(self, directory: Path, manifest: Manifest, split: Split) -> None:
-        self.dtype = np.dtype(manifest.token_dtype)
-        self._directory = directory
-        self._shards = manifest.shards(split)
-        batches = [(number, batch) for number, shard in enumerate(self._shards) for batch in shard.record_batches]
-        self._shard_numbers = [number for number, _ in batches]
-        self._offsets_bytes = [batch.tokens_offset_bytes for _, batch in batches]
-        lengths = np.array([batch.num_tokens for _, batch in batches], dtype=np.int64)
-        self._ends = np.cumsum(lengths)
-        self.num_tokens = int(self._ends[-1]) if batches else 0
-        self._starts = (self._ends - lengths).tolist()
-        self._maps: OrderedDict[int, npt.NDArray[np.uint8]] = OrderedDict()
+    def __init__(self, table: ShardTable, files: ShardFiles, token_dtype: str) -> None:
+        self.dtype = np.dtype(token_dtype)
+        self.num_tokens = table.num_tokens
+        self._table = table
+        self._files = files
+        self._first_tokens = table.batches.first_token
+        self._counts = table.batches.counts
+        self._open: dict[int, _OpenBatch] = {}
 
-    def gather(self, starts: npt.NDArray[np.int64], rows: npt.NDArray[Any], chosen: npt.NDArray[np.int64]) -> None:
-        """Fill the `chosen` of `rows` [B, length], of the stored width, from each start of int64 [chosen]."""
-        first_batches = np.searchsorted(self._ends, starts, side="right").tolist()
-        for number, start, batch in zip(chosen.tolist(), starts.tolist(), first_batches, strict=True):
-            self._fill(rows[number], start, batch)
+    def batch_numbers(self, starts: Int64) -> list[int]:
+        """Return the record batch, counted in the split, that holds each place of int64 [N] `starts`."""
+        numbers: list[int] = (self._first_tokens.searchsorted(starts, side="right") - 1).tolist()
+        return numbers
 
-    def _fill(self, row: npt.NDArray[Any], start: int, batch: int) -> None:
-        """Copy from `start`, which lies in record batch `batch`, across as many batches as `row` needs."""
-        filled = 0
-        while filled < len(row):
-            offset = start + filled - self._starts[batch]
-            count = min(len(row) - filled, int(self._ends[batch]) - start - filled)
-            first_byte = self._offsets_bytes[batch] + offset * self.dtype.itemsize
-            content = self._shard_bytes(self._shard_numbers[batch])
-            row[filled : filled + count] = np.frombuffer(content, self.dtype, count, first_byte)
-            filled += count
+    def copy(self, start: int, batch: int, row: Int64) -> None:
+        """Copy tokens to all of `row`, int64 [any length], from place `start`, which lies in record batch `batch`."""
+        tokens, _, first = self._open.get(batch) or self._open_batch(batch)
+        offset = start - first
+        piece = tokens[offset : offset + len(row)]
+        if len(piece) == len(row):
+            row[:] = piece
+            return
+        row[: len(piece)] = piece
+        self.copy(start + len(piece), batch + 1, row[len(piece) :])
+
+    def document_starts(self, start: int, batch: int, num_tokens: int) -> list[int]:
+        """Return which documents begin at the places start + 1 to start + num_tokens, both included, less `start`.
+
+        `start` lies in record batch `batch`. The line's end counts as a beginning.
+        """
+        _, bounds, first = self._open.get(batch) or self._open_batch(batch)
+        offset = start - first
+        lowest = bisect_right(bounds, offset)
+        highest = bisect_right(bounds, offset + num_tokens, lowest)
+        starts: list[int] = (bounds[lowest:highest] - offset).tolist()
+        num_here = int(bounds[-1]) - offset
+        if num_here < num_tokens and start + num_here < self.num_tokens:
+            following = self.document_starts(start + num_here, batch + 1, num_tokens - num_here)
+            starts += [num_here + place for place in following]
+        return starts
+
+    def document_bounds(self, batch: int) -> npt.NDArray[np.int32]:
+        """Return the bounds of the documents of a record batch, int32 [documents + 1], from 0 to its tokens."""
+        return (self._open.get(batch) or self._open_batch(batch)).bounds
+
+    def document_parts(self, start: int, num_tokens: int) -> Iterator[DocumentPart]:
+        """Yield the documents, or parts of them, that the places from `start` on are made of."""
+        (batch,) = self.batch_numbers(np.array([start]))
+        while num_tokens:
+            bounds, first = self.document_bounds(batch), int(self._first_tokens[batch])
+            document = int(bounds.searchsorted(np.int32(start - first), side="right")) - 1
+            while num_tokens and document < len(bounds) - 1:
+                first_of_document, end = (first + int(place) for place in bounds[document : document + 2])
+                count = min(num_tokens, end - start)
+                yield DocumentPart(
+                    shard_file=self._shard_file(batch),
+                    document_id=self._document_id(batch, document),
+                    first_token=start - first_of_document,
+                    num_tokens=count,
+                    num_document_tokens=end - first_of_document,
+                )
+                start, num_tokens, document = start + count, num_tokens - count, document + 1
             batch += 1
 
-    def _shard_bytes(self, number: int) -> npt.NDArray[np.uint8]:
-        content = self._maps.get(number)
-        if content is None:
-            content = self._maps[number] = _map_shard(self._directory, self._shards[number])
-            if len(self._maps) > _MOST_OPEN_SHARDS:
-                self._maps.popitem(last=False)
-        self._maps.move_to_end(number)
-        return content
+    def describe_place(self, place: int) -> str:
+        """Say in which shard file, and at which byte of it, the token at `place` lies."""
+        (batch,) = self.batch_numbers(np.array([place]))
+        offset = place - int(self._first_tokens[batch])
+        byte = int(self._counts["tokens_offset_bytes"][batch]) + offset * self.dtype.itemsize
+        return f"{self._shard_file(batch)}, byte {byte}"
 
+    def _shard_number(self, batch: int) -> int:
+        return int(self._table.columns.first_batches.searchsorted(batch, side="right")) - 1
 
-def check_shard_size(directory: Path, shard: ShardEntry) -> None:
-    """Raise DataError if the file is missing or has another size than the manifest says."""
-    path = directory / shard.file
-    try:
-        num_bytes = path.stat().st_size
-    except OSError as error:
-        raise DataError(
-            f"{path}: the shard cannot be read ({error.strerror}), the manifest says {shard.num_bytes} bytes: "
-            "restore the file, or prepare the data again in a new directory"
-        ) from None
-    if num_bytes != shard.num_bytes:
-        raise DataError(
-            f"{path}: {num_bytes} bytes, the manifest says {shard.num_bytes}: the shard was cut off or replaced: "
-            "restore the file, or prepare the data again in a new directory"
+    def _shard_file(self, batch: int) -> str:
+        return str(self._table.columns.files[self._shard_number(batch)].as_py())
+
+    def _document_id(self, batch: int, document: int) -> str:
+        content, origin = self._record_batch(batch)
+        first = int(self._counts["document_ids_offset_bytes"][batch]) - origin + _DOCUMENT_ID_BYTES * document
+        return content[first : first + _DOCUMENT_ID_BYTES].tobytes().hex()
+
+    def _record_batch(self, batch: int) -> tuple[npt.NDArray[np.uint8], int]:
+        shard = self._shard_number(batch)
+        return self._files.record_batch(shard, batch - int(self._table.columns.first_batches[shard]))
+
+    def _open_batch(self, batch: int) -> _OpenBatch:
+        content, origin = self._record_batch(batch)
+        counts = {name: int(column[batch]) for name, column in self._counts.items()}
+        tokens_start, bounds_start = (
+            counts[name] - origin for name in ("tokens_offset_bytes", "list_offsets_offset_bytes")
         )
-
-
-def _map_shard(directory: Path, shard: ShardEntry) -> npt.NDArray[np.uint8]:
-    # Reading past the end of a mapped file would end the process by SIGBUS, so the size is looked at again.
-    check_shard_size(directory, shard)
-    path = directory / shard.file
-    try:
-        with path.open("rb") as file:
-            content = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    except OSError as error:
-        raise DataError(f"{path}: the shard cannot be mapped: {error.strerror}") from None
-    magic = content[: len(_ARROW_MAGIC)].tobytes()
-    if magic != _ARROW_MAGIC:
-        raise DataError(f"{path}: byte 0 holds {magic!r}, an Arrow file starts with {_ARROW_MAGIC!r}: not the shard")
-    return content
+        bounds = np.frombuffer(content, np.int32, counts["num_documents"] + 1, bounds_start)
+        rise = bounds[1:] >= bounds[:-1]
+        # Bounds of a damaged file must not lead outside the batch.
+        if bounds[0] != 0 or bounds[-1] != counts["num_tokens"] or not rise.all():
+            byte = counts["list_offsets_offset_bytes"]
+            raise DataError(
+                f"{self._shard_file(batch)}: the documents' bounds at byte {byte} do not rise from 0 to "
+                f"{counts['num_tokens']}: the shard is damaged: run `llama-dist data verify`"
+            )
+        tokens = np.frombuffer(content, self.dtype, counts["num_tokens"], tokens_start)
+        opened = self._open[batch] = _OpenBatch(tokens, bounds, int(self._first_tokens[batch]))
+        if len(self._open) > self._files.most_held_batches:
+            # The one opened first; keeping count of the last use would cost more than opening it again.
+            del self._open[next(iter(self._open))]
+        return opened

@@ -19,8 +19,8 @@ from data_pipeline.manifest import (
 )
 from data_pipeline.preparation.shard_writer import read_record_batch_entries
 from data_pipeline.progress import show_progress
+from data_pipeline.shard_files import check_shard_size
 from data_pipeline.shard_reader import DocumentBatch, read_batches
-from data_pipeline.token_line import check_shard_size
 
 # Enough to see a pattern; a whole damaged disk would fill the screen.
 _MOST_FAULTS_SHOWN = 20
@@ -40,7 +40,7 @@ class Verified:
 def verify_dataset(directory: Path) -> Verified:
     """Check every file of the dataset. Raises DataError that lists the faults, each with its file and place."""
     manifest = read_manifest(directory)
-    shards = manifest.train + manifest.validation
+    shards = manifest.all_shards()
     faults = list(_file_faults(directory, manifest))
     num_bytes = 0
     with show_progress("verifying", sum(shard.num_bytes for shard in shards)) as progress:

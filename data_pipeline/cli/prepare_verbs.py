@@ -65,7 +65,7 @@ def prepare_verb(
         summary[f"{split}_documents"] = sum(shard.num_documents for shard in shards)
         summary[f"{split}_tokens"] = sum(shard.num_tokens for shard in shards)
     summary |= {
-        "text_bytes": sum(shard.num_text_bytes for shard in manifest.train + manifest.validation),
+        "text_bytes": sum(shard.num_text_bytes for shard in manifest.all_shards()),
         "shards": len(manifest.train) + len(manifest.validation),
         "skipped_empty": manifest.num_skipped_empty,
         "skipped_invalid_utf8": manifest.num_skipped_invalid_utf8,

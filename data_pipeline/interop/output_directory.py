@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 from data_pipeline.durable_file import is_unfinished
 from data_pipeline.errors import DataError, StorageError
-from data_pipeline.manifest import MANIFEST_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME
+from data_pipeline.manifest import INDEX_NAME, MANIFEST_NAME, PACKS_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME
 
 # Says that the shards beside it are an import's, so that nothing of a preparation is ever cleared.
 IMPORT_MARK_NAME = ".importing"
-_OUR_NAMES = {MANIFEST_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, IMPORT_MARK_NAME}
+_OUR_NAMES = {MANIFEST_NAME, INDEX_NAME, PACKS_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, IMPORT_MARK_NAME}
 _SHARD_NAME = re.compile(r"^(train|validation)-00000-\d{3,}\.arrow(\.tmp-\d+)?$")
 
 

@@ -17,7 +17,9 @@ from data_pipeline.config import PreparationConfig
 from data_pipeline.durable_file import is_unfinished, write_durably
 from data_pipeline.errors import DataError, StorageError
 from data_pipeline.manifest import (
+    INDEX_NAME,
     MANIFEST_NAME,
+    PACKS_NAME,
     SHARDS_NAME,
     SOURCES_NAME,
     TOKENIZER_NAME,
@@ -30,11 +32,11 @@ from data_pipeline.preparation.plan import Plan, Task, make_plan
 from data_pipeline.preparation.task import Advance, TaskResult, run_task
 from data_pipeline.preparation.worker_pool import WorkerPool
 from data_pipeline.progress import show_progress
-from data_pipeline.token_line import check_shard_size
+from data_pipeline.shard_files import check_shard_size
 from data_pipeline.tokenizer import Tokenizer
 
 _LOCK_NAME = ".lock"
-_OUR_NAMES = {MANIFEST_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, _LOCK_NAME}
+_OUR_NAMES = {MANIFEST_NAME, INDEX_NAME, PACKS_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, _LOCK_NAME}
 _SHARD_NAME = re.compile(r"^(train|validation)-\d{5,}-\d{3,}\.arrow(\.tmp-\d+)?$")
 
 
@@ -141,7 +143,7 @@ def _check_same_preparation(output: Path, plan: Plan) -> Manifest:
             f"{changed.path}: changed after {output} was prepared from it, with its size kept: "
             "choose another --output, or remove that directory if nothing needs it"
         )
-    for shard in manifest.train + manifest.validation:
+    for shard in manifest.all_shards():
         check_shard_size(output, shard)
     return manifest
 

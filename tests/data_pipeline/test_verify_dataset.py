@@ -24,7 +24,7 @@ def first_shard(dataset):
 def test_a_whole_dataset_passes(built_dataset):
     manifest = read_manifest(built_dataset)
     verified = verify_dataset(built_dataset)
-    assert verified.num_tokens == sum(shard.num_tokens for shard in manifest.train + manifest.validation)
+    assert verified.num_tokens == sum(shard.num_tokens for shard in manifest.all_shards())
     assert verified.num_documents == 60
     assert verified.fingerprint == manifest.fingerprint
 
@@ -73,7 +73,7 @@ def test_missing_truncated_and_replaced_shards_are_all_listed(dataset):
     with pytest.raises(DataError) as caught:
         verify_dataset(dataset)
     message = str(caught.value)
-    assert f"{first}: the shard cannot be read (No such file or directory)" in message
+    assert f"{first}: the file cannot be read (No such file or directory)" in message
     assert f"{second}: {size // 2} bytes, the manifest says {size}" in message
     assert str(third) in message
 
@@ -133,14 +133,24 @@ def test_a_manifest_of_another_version_is_refused(dataset):
         **{name: getattr(manifest, name) for name in Manifest.model_fields} | {"version": 9}
     )
     write_manifest(dataset, newer)
-    with pytest.raises(DataError, match="version 9 of the format, this program reads version 1"):
+    with pytest.raises(DataError, match="version 9 of the format, this program reads version 2"):
         read_manifest(dataset)
 
 
 def test_a_manifest_is_plain_json(built_dataset):
     values = json.loads((built_dataset / "manifest.json").read_text())
     assert values["format"] == "llama-dist-dataset"
-    assert values["train"][0]["file"].startswith("shards/")
+    assert values["tokenizer"]["vocabulary_size"] == 512
+
+
+def test_the_index_of_the_shards_is_plain_arrow(built_dataset):
+    rows = pa.ipc.open_file(str(built_dataset / "shards.arrow")).read_all().to_pylist()
+    manifest = read_manifest(built_dataset)
+    assert [row["file"] for row in rows] == [shard.file for shard in manifest.all_shards()]
+    assert {row["split"] for row in rows} == {"train", "validation"}
+    assert [row["record_batches"][0]["num_tokens"] for row in rows] == [
+        shard.record_batches[0].num_tokens for shard in manifest.all_shards()
+    ]
 
 
 def test_inspection_agrees_with_a_count_by_hand(built_dataset, tokenizer):
