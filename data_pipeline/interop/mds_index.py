@@ -31,7 +31,7 @@ class _IndexModel(BaseModel):
 class FileInfo(_IndexModel):
     """One file as the index describes it."""
 
-    basename: Annotated[str, Field(pattern=r"^[^/\\\0]+$")]
+    basename: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     bytes: Count
     hashes: dict[str, str] = {}
 
