@@ -4,6 +4,7 @@ Knows nothing of samples; `mixture.py` and `shuffle.py` permute slots, groups an
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,49 +24,65 @@ _MULTIPLIER_2 = np.uint64(0xC4CEB9FE1A85EC53)
 
 
 def permute(indices: Int64, size: int, *, seed: int, tag: str) -> Int64:
-    """Permute `indices` int64 [N], each in [0, size): a bijection of [0, size) picked by `seed` and `tag`.
+    """Permute `indices` int64 [N], each in [0, size): a bijection of [0, size) picked by `seed` and `tag`."""
+    return permute_in_cells(indices, np.zeros_like(indices), [size], seed=seed, tags=[tag])
 
-    A Feistel network over the least power of two, walked along its cycles until the value is inside
-    (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002).
+
+def permute_in_cells(indices: Int64, cells: Int64, sizes: Sequence[int], *, seed: int, tags: Sequence[str]) -> Int64:
+    """Permute each of `indices` int64 [N] by the permutation of its cell, int64 [N]: all cells at the cost of one.
+
+    Cell c permutes [0, sizes[c]) by `seed` and tags[c], and gives what `permute` gives. A Feistel network over the
+    least power of two, walked along its cycles until the value is inside (Black and Rogaway, Ciphers with Arbitrary
+    Finite Domains, 2002).
     """
-    if size == 1:
-        return np.zeros_like(indices)
-    bits = max(_FEWEST_BITS, (size - 1).bit_length())
-    keys = _round_keys(seed, tag)
-    limit = np.uint64(size)
-    values = _feistel(indices.astype(np.uint64), bits, keys)
-    outside = np.flatnonzero(values >= limit)
+    bits = [max(_FEWEST_BITS, (size - 1).bit_length()) for size in sizes]
+    low_bits = np.array([number // 2 for number in bits], dtype=np.uint64)
+    high_bits = np.array([number - number // 2 for number in bits], dtype=np.uint64)
+    keys, limits = _round_keys(seed, tags), np.array(sizes, dtype=np.uint64)
+    if len(sizes) > 1:
+        low_bits, high_bits, keys, limits = low_bits[cells], high_bits[cells], keys[:, cells], limits[cells]
+    values = _feistel(indices.astype(np.uint64), low_bits, high_bits, keys)
+    outside = np.flatnonzero(values >= limits)
     while outside.size:
-        walked = _feistel(values[outside], bits, keys)
+        if len(sizes) > 1:
+            walked = _feistel(values[outside], low_bits[outside], high_bits[outside], keys[:, outside])
+            still_outside = walked >= limits[outside]
+        else:
+            walked = _feistel(values[outside], low_bits, high_bits, keys)
+            still_outside = walked >= limits
         values[outside] = walked
-        outside = outside[walked >= limit]
+        outside = outside[still_outside]
     return values.astype(np.int64)
 
 
-def permute_each(size: int, *, seed: int, tags: list[str]) -> Int64:
+def permute_each(size: int, *, seed: int, tags: Sequence[str]) -> Int64:
     """Permute 0, 1, ..., size - 1 once for each of N tags: int64 [N, size]. `size` is a power of two, at least 16."""
     assert size >= 1 << _FEWEST_BITS
     assert size & (size - 1) == 0, "only a power of two needs no walk along cycles"
-    keys = np.stack([_round_keys(seed, tag) for tag in tags], axis=1)[:, :, np.newaxis]
+    bits = (size - 1).bit_length()
+    low_bits, high_bits = np.uint64(bits // 2), np.uint64(bits - bits // 2)
+    keys = _round_keys(seed, tags)[:, :, np.newaxis]
     images = np.empty((len(tags), size), dtype=np.int64)
     for start in range(0, size, _VALUES_AT_A_TIME):
         values = np.arange(start, min(start + _VALUES_AT_A_TIME, size), dtype=np.uint64)
-        images[:, start : start + len(values)] = _feistel(values, (size - 1).bit_length(), keys)
+        images[:, start : start + len(values)] = _feistel(values, low_bits, high_bits, keys)
     return images
 
 
-def _round_keys(seed: int, tag: str) -> UInt64:
-    digest = hashlib.blake2b(f"{seed}/{tag}".encode(), digest_size=16 * _NUM_DOUBLE_ROUNDS).digest()
+def _round_keys(seed: int, tags: Sequence[str]) -> UInt64:
+    """Return the keys of each round for each tag, uint64 [rounds, tags]."""
+    size_bytes = 16 * _NUM_DOUBLE_ROUNDS
+    digests = b"".join(hashlib.blake2b(f"{seed}/{tag}".encode(), digest_size=size_bytes).digest() for tag in tags)
     # Little-endian by name: the order is the same on every machine.
-    return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+    return np.frombuffer(digests, dtype="<u8").reshape(len(tags), -1).T.astype(np.uint64)
 
 
-def _feistel(values: UInt64, bits: int, keys: UInt64) -> UInt64:
-    """Encipher `values` of any shape; the first axis of `keys` is the round, the others broadcast against `values`."""
-    low_bits = np.uint64(bits // 2)
-    low_shift, high_shift = np.uint64(64) - low_bits, np.uint64(64 - (bits - bits // 2))
+def _feistel(values: UInt64, low_bits: UInt64 | np.uint64, high_bits: UInt64 | np.uint64, keys: UInt64) -> UInt64:
+    """Encipher `values` of any shape; the first axis of `keys` is the round, all else broadcasts against `values`."""
+    one, width = np.uint64(1), np.uint64(64)
+    low_shift, high_shift = width - low_bits, width - high_bits
     high = values >> low_bits
-    low = values & ((np.uint64(1) << low_bits) - np.uint64(1))
+    low = values & ((one << low_bits) - one)
     for round_number in range(_NUM_DOUBLE_ROUNDS):
         high = high ^ (_mix(low + keys[2 * round_number]) >> high_shift)
         low = low ^ (_mix(high + keys[2 * round_number + 1]) >> low_shift)

@@ -58,11 +58,35 @@ class Window:
     """Place after the last one; the next window begins there, or the next epoch."""
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The ranges of an epoch's places that are permuted, each in itself, for N places."""
+
+    cells: Int64
+    """Number of the cell of each place, int64 [N]."""
+
+    offsets: Int64
+    """Places of its cell before each place, int64 [N]."""
+
+    firsts: list[int]
+    """First place of each cell."""
+
+    sizes: list[int]
+    """Places of each cell."""
+
+    tags: list[str]
+    """What picks the permutation of each cell, beside the seed."""
+
+
 class Shuffle(Protocol):
     """The order of one source's sequences, epoch after epoch."""
 
-    def sequences(self, epoch: int, places: Int64) -> Int64:
-        """Return the sequence at each of int64 [N] places, each in [0, num_sequences), of `epoch`."""
+    def cells(self, epoch: int, places: Int64) -> Cells:
+        """Say in which cell each of int64 [N] places, each in [0, num_sequences), of `epoch` is permuted."""
+        ...
+
+    def sequences(self, epoch: int, permuted: Int64) -> Int64:
+        """Return the sequence at each of int64 [N] places, once permuted inside their cells."""
         ...
 
     def window(self, epoch: int, place: int) -> Window:
@@ -82,17 +106,21 @@ class Shuffle(Protocol):
 class EpochShuffle:
     """One permutation for the whole epoch: the one window holds every group."""
 
-    def __init__(self, shape: SourceShape, *, seed: int, source: int) -> None:
-        self._shape, self._num_sequences = shape, shape.num_sequences
-        self._seed, self._source = seed, source
+    def __init__(self, shape: SourceShape, *, source: int) -> None:
+        self._shape, self._source = shape, source
 
-    def sequences(self, epoch: int, places: Int64) -> Int64:
-        """Return the sequence at each of int64 [N] places, each in [0, num_sequences), of `epoch`."""
-        return permute(places, self._num_sequences, seed=self._seed, tag=f"source {self._source} epoch {epoch}")
+    def cells(self, epoch: int, places: Int64) -> Cells:
+        """Return the one cell there is."""
+        tag = f"source {self._source} epoch {epoch}"
+        return Cells(np.zeros_like(places), places, [0], [self._shape.num_sequences], [tag])
+
+    def sequences(self, epoch: int, permuted: Int64) -> Int64:
+        """Return the places themselves."""
+        return permuted
 
     def window(self, epoch: int, place: int) -> Window:
         """Return the one window there is."""
-        return Window(np.flatnonzero(self._shape.group_sizes), self._shape.num_bytes, 0, self._num_sequences)
+        return Window(np.flatnonzero(self._shape.group_sizes), self._shape.num_bytes, 0, self._shape.num_sequences)
 
     def first_places(self, epoch: int) -> Int64:
         """Return 0 for each group, or -1 for one without sequences."""
@@ -118,20 +146,23 @@ class WindowShuffle:
         self._filled = np.flatnonzero(shape.group_sizes)
         self._epochs: OrderedDict[int, _Cuts] = OrderedDict()
 
-    def sequences(self, epoch: int, places: Int64) -> Int64:
-        """Return the sequence at each of int64 [N] places, each in [0, num_sequences), of `epoch`."""
+    def cells(self, epoch: int, places: Int64) -> Cells:
+        """Return the windows of the places."""
         cuts = self._cuts(epoch)
-        windows = np.searchsorted(cuts.window_ends, places, side="right")
-        line = np.empty_like(places)
-        for window in np.unique(windows).tolist():
-            inside = windows == window
-            first, end = cuts.first_place(window), int(cuts.window_ends[window])
-            tag = f"source {self._source} epoch {epoch} window {window}"
-            line[inside] = first + permute(places[inside] - first, end - first, seed=self._seed, tag=tag)
-        at = np.searchsorted(cuts.group_ends, line, side="right")
+        windows, cells = np.unique(np.searchsorted(cuts.window_ends, places, side="right"), return_inverse=True)
+        numbers = windows.tolist()
+        firsts = [cuts.first_place(window) for window in numbers]
+        sizes = [int(cuts.window_ends[window]) - first for window, first in zip(numbers, firsts, strict=True)]
+        tags = [f"source {self._source} epoch {epoch} window {window}" for window in numbers]
+        return Cells(cells, places - np.array(firsts, dtype=np.int64)[cells], firsts, sizes, tags)
+
+    def sequences(self, epoch: int, permuted: Int64) -> Int64:
+        """Return the sequence at each of int64 [N] places of the epoch's line of groups."""
+        cuts = self._cuts(epoch)
+        at = np.searchsorted(cuts.group_ends, permuted, side="right")
         groups = cuts.groups[at]
         before = cuts.group_ends[at] - self._shape.group_sizes[groups]
-        return np.asarray(self._first_sequences[groups] + line - before)
+        return np.asarray(self._first_sequences[groups] + permuted - before)
 
     def window(self, epoch: int, place: int) -> Window:
         """Return the window that a place of `epoch` lies in."""

@@ -4,7 +4,6 @@ Opens prepared datasets and gathers in process from memory maps; no worker proce
 The order is `order.py`'s, the bytes are `token_line.py`'s; torch is `torch_batch.py`'s.
 """
 
-import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,16 @@ import numpy.typing as npt
 
 from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig
-from data_pipeline.durable_file import checksum_bytes, checksum_file
+from data_pipeline.durable_file import checksum_file
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifest
-from data_pipeline.order import FixedOrder, Locations, Mixture, Order, ShuffledOrder
-from data_pipeline.stream_state import StreamState, check_same_stream
-from data_pipeline.token_line import TokenLine, check_shard_size
+from data_pipeline.order import FixedOrder, Locations, Order
+from data_pipeline.shuffle import SourceShape
+from data_pipeline.stages import drawn_sources
+from data_pipeline.stream_state import StreamState
+from data_pipeline.shard_files import LocalShardFiles, check_shard_size
+from data_pipeline.token_line import TokenLine
+from data_pipeline.training_order import TrainingOrder
 
 Int64 = npt.NDArray[np.int64]
 
@@ -52,9 +55,6 @@ class TokenStream:
         self.sequence_length_tokens = config.sequence_length_tokens
         self._sources = sources
         self._order = order
-        self._seed = config.shuffle_seed
-        self._mixture_hash = _hash_mixture(config)
-        self._fingerprint = checksum_bytes("\n".join(source.manifest.fingerprint for source in sources).encode())
         self._window_samples = min(
             _WINDOW_SAMPLES, max(_LEAST_WINDOW_SAMPLES, _MOST_WINDOW_EPOCHS * self.num_sequences)
         )
@@ -90,7 +90,9 @@ class TokenStream:
         rows = np.empty((len(sample_numbers), length + 1), dtype=self._sources[0].line.dtype)
         for number, source in enumerate(self._sources):
             chosen = np.flatnonzero(locations.sources == number)
-            source.line.gather(locations.sequences[chosen] * length, rows, chosen)
+            starts = locations.sequences[chosen] * length
+            for row, start, b in zip(chosen.tolist(), starts.tolist(), source.line.batch_numbers(starts), strict=True):
+                source.line.copy(start, b, rows[row])
         return Batch(
             tokens=rows[:, :-1].astype(np.int64, order="C"),
             labels=rows[:, 1:].astype(np.int64, order="C"),
@@ -118,17 +120,15 @@ class TokenStream:
 
     def state(self, consumed_samples: int) -> StreamState:
         """Say where the stream stands after `consumed_samples` of all ranks together."""
-        return StreamState(
-            consumed_samples=consumed_samples,
-            seed=self._seed,
-            sequence_length_tokens=self.sequence_length_tokens,
-            mixture_hash=self._mixture_hash,
-            fingerprint=self._fingerprint,
-        )
+        return self._training_order().state(consumed_samples)
 
     def check_state(self, state: StreamState) -> None:
-        """Raise DataError that prints both sides if `state` is of another order or of other data."""
-        check_same_stream(state, self.state(state.consumed_samples))
+        """Raise DataError that prints both sides if `state` counts samples that this stream would not have given."""
+        self._training_order().check_state(state)
+
+    def _training_order(self) -> TrainingOrder:
+        assert isinstance(self._order, TrainingOrder), "held-out data has no position"
+        return self._order
 
     def _check_numbers(self, sample_numbers: Int64) -> None:
         lowest, highest = (int(sample_numbers.min()), int(sample_numbers.max())) if sample_numbers.size else (0, 0)
@@ -178,7 +178,8 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
     _check_same_tokenizer(sources)
     sizes = tuple(source.num_sequences for source in sources)
     # A source that training draws from must hold something; held-out text may come from some sources only.
-    too_short = [source for source in sources if not source.num_sequences]
+    needed = drawn_sources(config)
+    too_short = [source for number, source in enumerate(sources) if number in needed and not source.num_sequences]
     if too_short and (split == "train" or not any(sizes)):
         source = too_short[0]
         raise DataError(
@@ -187,8 +188,7 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
         )
     order: Order = FixedOrder(sizes)
     if split == "train":
-        mixture = Mixture.from_weights([source.weight for source in config.sources])
-        order = ShuffledOrder(sizes, mixture, config.shuffle_seed)
+        order = TrainingOrder(config, [_shape_of(source, config.sequence_length_tokens) for source in sources])
     return TokenStream(sources, order, config, split)
 
 
@@ -199,10 +199,10 @@ def _advice_for_short(split: Split) -> str:
 
 def _open_source(directory: Path, sequence_length_tokens: int, split: Split) -> Source:
     manifest = read_manifest(directory)
-    for shard in manifest.train + manifest.validation:
+    for shard in manifest.all_shards():
         check_shard_size(directory, shard)
     _check_tokenizer_file(directory / TOKENIZER_NAME, manifest.tokenizer.checksum)
-    line = TokenLine(directory, manifest, split)
+    line = TokenLine(manifest.table(split), LocalShardFiles(directory, manifest.shards(split)), manifest.token_dtype)
     # The last sequence needs one more token, for its last label.
     return Source(directory, manifest, line, max(0, line.num_tokens - 1) // sequence_length_tokens)
 
@@ -227,6 +227,13 @@ def _check_same_tokenizer(sources: list[Source]) -> None:
             )
 
 
-def _hash_mixture(config: DataConfig) -> str:
-    mixture = Mixture.from_weights([source.weight for source in config.sources])
-    return checksum_bytes(json.dumps([list(mixture.shares), mixture.block_samples]).encode())
+def _shape_of(source: Source, sequence_length_tokens: int) -> SourceShape:
+    """Group the sequences by the shard in which their first token lies."""
+    shards = source.manifest.shards("train")
+    ends = -(-np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64) // sequence_length_tokens)
+    ends = np.minimum(ends, source.num_sequences)
+    return SourceShape(
+        source.manifest.fingerprint,
+        group_sizes=np.diff(ends, prepend=0),
+        group_bytes=np.array([shard.num_bytes for shard in shards], dtype=np.int64),
+    )

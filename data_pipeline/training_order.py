@@ -9,7 +9,7 @@ those that `data.skip_samples` passes over; the *ordinal* of a sample counts the
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from data_pipeline.config import DataConfig
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.order import ORDER_VERSION, Locations
+from data_pipeline.permutation import permute_in_cells
 from data_pipeline.shuffle import EpochShuffle, Shuffle, SourceShape, Window, WindowShuffle
 from data_pipeline.skips import SkipLine
 from data_pipeline.stages import StageLine, plan_stages
@@ -60,14 +61,7 @@ class TrainingOrder:
         sources, ordinals = self.line.draw(self.sample_numbers(positions))
         # A source that is never drawn may hold nothing.
         epochs, places = np.divmod(ordinals, np.maximum(self._num_sequences, 1)[sources])
-        sequences = np.empty_like(places)
-        for source in np.flatnonzero(np.bincount(sources)).tolist():
-            chosen = np.flatnonzero(sources == source)
-            passes = epochs[chosen]
-            for epoch in np.unique(passes).tolist():
-                now = chosen[passes == epoch]
-                sequences[now] = self._shuffles[source].sequences(epoch, places[now])
-        return Locations(sources, epochs, sequences)
+        return Locations(sources, epochs, self._sequences(sources, epochs, places))
 
     def sample_numbers(self, positions: Int64) -> Int64:
         """Return the sample number at each of int64 [N] positions, which passes over `data.skip_samples`."""
@@ -159,8 +153,36 @@ class TrainingOrder:
         present = (now == window.first_place) & is_drawn_now
         return np.asarray(np.where(now < 0, NEVER, np.where(present, position, uses)))
 
+    def _sequences(self, sources: Int64, epochs: Int64, places: Int64) -> Int64:
+        """Permute the places of all sources and epochs together: numpy calls are dear, their elements are not."""
+        passes, cells, offsets = [], np.empty_like(places), np.empty_like(places)
+        firsts: list[int] = []
+        sizes: list[int] = []
+        tags: list[str] = []
+        for source, epoch, chosen in _split(sources, epochs):
+            found = self._shuffles[source].cells(epoch, places[chosen])
+            cells[chosen], offsets[chosen] = found.cells + len(sizes), found.offsets
+            firsts += found.firsts
+            sizes += found.sizes
+            tags += found.tags
+            passes.append((source, epoch, chosen))
+        permuted = permute_in_cells(offsets, cells, sizes, seed=self._config.shuffle_seed, tags=tags)
+        permuted += np.array(firsts, dtype=np.int64)[cells]
+        for source, epoch, chosen in passes:
+            permuted[chosen] = self._shuffles[source].sequences(epoch, permuted[chosen])
+        return permuted
+
+
+def _split(sources: Int64, epochs: Int64) -> Iterator[tuple[int, int, Int64]]:
+    """Yield each source and epoch that occurs, with the rows in which it does."""
+    rows = np.lexsort((epochs, sources))
+    changes = np.flatnonzero(np.diff(sources[rows]) | np.diff(epochs[rows])) + 1
+    for chosen in np.split(rows, changes):
+        if len(chosen):
+            yield int(sources[chosen[0]]), int(epochs[chosen[0]]), chosen
+
 
 def _shuffle(config: DataConfig, shape: SourceShape, source: int) -> Shuffle:
     if config.shuffle_window_bytes is None:
-        return EpochShuffle(shape, seed=config.shuffle_seed, source=source)
+        return EpochShuffle(shape, source=source)
     return WindowShuffle(shape, window_bytes=config.shuffle_window_bytes, seed=config.shuffle_seed, source=source)
