@@ -22,6 +22,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "data_pipeline.cli": ("data_pipeline", "typer", "rich"),
     "data_pipeline.config": ("pydantic", "pydantic_core", "yaml"),
+    # For people who want a DataLoader; the stream itself does without torch.
+    "data_pipeline.interop.torch_dataset": ("data_pipeline", "numpy", "torch"),
     "data_pipeline.torch_batch": ("data_pipeline", "numpy", "torch"),
     "launcher": ("launcher", "cluster", "llama_dist.config", "llama_dist.checkpoint.manifest", "psutil", "rich"),
     "launcher.cli": ("launcher", "data_pipeline.cli", "llama_dist.cli", "typer"),

@@ -87,13 +87,16 @@ def test_each_heavy_library_is_imported_in_one_place():
         assert not places, f"{library} belongs to {home} alone, but is imported at {places}"
 
 
-def test_mlflow_is_one_files_and_torch_is_one_file_of_the_data_pipeline():
+def test_mlflow_is_one_files_and_torch_is_two_files_of_the_data_pipeline():
     def files_importing(library: str, package: str) -> set[str]:
         files = [file for file in package_files() if is_within(module_name(file), [package])]
         return {module_name(file) for file in files for one in imports_of(file) if is_within(one.module, [library])}
 
     assert files_importing("mlflow", "llama_dist") == {"llama_dist.metrics.mlflow_tracker"}
-    assert files_importing("torch", "data_pipeline") == {"data_pipeline.torch_batch"}
+    assert files_importing("torch", "data_pipeline") == {
+        "data_pipeline.torch_batch",
+        "data_pipeline.interop.torch_dataset",
+    }
 
 
 def test_nothing_that_the_launcher_loads_is_heavy():
