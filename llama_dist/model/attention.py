@@ -7,7 +7,8 @@ Legend: B batch, T positions, D hidden size, N query heads, K key/value heads, H
 from torch import Tensor, nn
 
 from llama_dist.config import ModelConfig
-from llama_dist.model.attention_product import causal_attention
+from llama_dist.model.attention_product import causal_attention, isolated_attention
+from llama_dist.model.documents import DocumentLayout
 from llama_dist.model.key_value_cache import LayerCache
 from llama_dist.model.rotary import rotary_tables, rotate
 
@@ -26,19 +27,34 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.hidden_size, kv_size, bias=False)
         self.wo = nn.Linear(query_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """Map [B, T, D] to [B, T, D]. With a cache, `hidden` are the T positions after those it holds."""
+    def forward(
+        self, hidden: Tensor, cache: LayerCache | None = None, documents: DocumentLayout | None = None
+    ) -> Tensor:
+        """Map [B, T, D] to [B, T, D]. With a cache, `hidden` are the T positions after those it holds.
+
+        With `documents` each position sees those before it in its own document alone.
+        """
         queries, keys, values = self._split(self.wq(hidden)), self._split(self.wk(hidden)), self._split(self.wv(hidden))
+        if documents is None:
+            mixed = self._attend(queries, keys, values, cache)
+        else:
+            assert cache is None, "documents are isolated in training alone"
+            queries = rotate(queries, documents.cosines, documents.sines)
+            keys = rotate(keys, documents.cosines, documents.sines)
+            mixed = isolated_attention(queries, keys, values, documents)
+        projected: Tensor = self.wo(mixed.flatten(2))
+        return projected
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, cache: LayerCache | None) -> Tensor:
+        """Attend over whole rows, and over what `cache` holds before them; heads and result are [B, T, N, H]."""
         start = cache.num_positions if cache is not None else 0
-        cosines, sines = self._tables(start, start + hidden.shape[1], hidden)
+        cosines, sines = self._tables(start, start + queries.shape[1], queries)
         queries = rotate(queries, cosines, sines).transpose(1, 2)
         keys = rotate(keys, cosines, sines).transpose(1, 2)
         values = values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.append(keys, values)
-        mixed = causal_attention(queries, keys, values)
-        projected: Tensor = self.wo(mixed.transpose(1, 2).flatten(2))
-        return projected
+        return causal_attention(queries, keys, values).transpose(1, 2)
 
     def _split(self, projected: Tensor) -> Tensor:
         """Cut [B, T, N H] into heads [B, T, N, H]."""

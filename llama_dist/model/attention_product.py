@@ -9,6 +9,9 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+
+from llama_dist.model.documents import DocumentLayout
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -17,6 +20,50 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     if num_queries not in (1, num_keys) or _explicit_is_faster(queries):
         return explicit_attention(queries, keys, values)
     return fused_attention(queries, keys, values)
+
+
+def isolated_attention(queries: Tensor, keys: Tensor, values: Tensor, documents: DocumentLayout) -> Tensor:
+    """Map queries [B, T, N, H] with keys and values [B, T, K, H] to [B, T, N, H]; none looks into another document.
+
+    The places of the heads differ from `causal_attention`: documents are cut from the flattened [B * T].
+    """
+    kernel = varlen_attention if _varlen_can(queries) else attention_by_document
+    mixed = kernel(queries.flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1), documents)
+    return mixed.view(queries.shape)
+
+
+def attention_by_document(queries: Tensor, keys: Tensor, values: Tensor, documents: DocumentLayout) -> Tensor:
+    """Run one causal kernel after the other, on heads of the flattened batch, [B * T, N, H] and [B * T, K, H].
+
+    Against one fused call with a dense mask, forward and backward in fp32 on an AVX2 core, 4,096 tokens: 2 to 4 times
+    as fast at 512 positions, 4 to 15 times at 2,048, for documents of 10 to 200 tokens; grouping those of like length
+    with padding gained nothing.
+    """
+    # `split` has one backward for all parts; a slice for each would write a whole gradient of zeros a document.
+    parts = zip(*(heads.split(documents.lengths) for heads in (queries, keys, values)), strict=True)
+    mixed = [
+        causal_attention(*(part.transpose(0, 1).unsqueeze(0) for part in heads)).squeeze(0).transpose(0, 1)
+        for heads in parts
+    ]
+    return torch.cat(mixed)
+
+
+def varlen_attention(queries: Tensor, keys: Tensor, values: Tensor, documents: DocumentLayout) -> Tensor:
+    """Run flash attention once over all documents, on heads of the flattened batch: CUDA, bf16 or fp16."""
+    bounds, longest = documents.bounds, documents.longest
+    to_the_left_alone = (-1, 0)
+    mixed: Tensor = varlen_attn(
+        queries,
+        keys,
+        values,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        window_size=to_the_left_alone,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return mixed
 
 
 def fused_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -39,6 +86,12 @@ def explicit_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     shares = torch.softmax(scores, dim=-1).view(batch * kv_heads, groups * num_queries, num_keys)
     mixed = torch.bmm(shares, values.reshape(batch * kv_heads, num_keys, head_size))
     return mixed.view(batch, num_heads, num_queries, head_size)
+
+
+def _varlen_can(queries: Tensor) -> bool:
+    """Tell what flash attention takes: half precision on CUDA, heads of a multiple of 8 up to 256."""
+    head_size = queries.shape[-1]
+    return queries.is_cuda and queries.dtype != torch.float32 and head_size % 8 == 0 and head_size <= 256
 
 
 def _explicit_is_faster(queries: Tensor) -> bool:

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from llama_dist.config import ModelConfig
-from llama_dist.model.block import Block
+from llama_dist.model.block import Block, run_block
+from llama_dist.model.documents import lay_out_documents
 from llama_dist.model.key_value_cache import KeyValueCache
 from llama_dist.model.normalization import build_norm
 
@@ -80,16 +80,18 @@ class Llama(nn.Module):
         self.norm = norm()
         self.head = None if config.tie_embeddings else head()
 
-    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Map token ids, int64 [B, T], to logits [B, T, V]. With a cache, they continue what it holds."""
+    def forward(self, tokens: Tensor, cache: KeyValueCache | None = None, positions: Tensor | None = None) -> Tensor:
+        """Map token ids, int64 [B, T], to logits [B, T, V]. With a cache, they continue what it holds.
+
+        With `positions`, int64 [B, T], every 0 begins a document that attention does not leave.
+        """
+        documents = None if positions is None else lay_out_documents(positions, self.config)
         hidden = self.embed(tokens)
         for index, block in enumerate(self.layers):
             if cache is not None:
-                hidden = block(hidden, cache.layers[index])
-            elif self.recompute_blocks and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, use_reentrant=False)
+                hidden = block(hidden, cache.layers[index], documents)
             else:
-                hidden = block(hidden)
+                hidden = run_block(block, hidden, documents, recompute=self.recompute_blocks)
         hidden = self.norm(hidden)
         logits: Tensor = self.head(hidden) if self.head else tied_logits(self.embed, hidden)
         return logits

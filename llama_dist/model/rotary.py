@@ -13,12 +13,13 @@ from torch import Tensor
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair of `heads` [B, T, N, H] by the angle of its position; tables are fp32 [T, H/2].
+    """Turn each pair of `heads` [B, T, N, H] by the angle of its position; tables are fp32 [T, H/2], or
+    [B, T, H/2] where the rows' positions differ.
 
     The product is formed in fp32: bf16 keeps 8 bits of an angle's cosine, too few for far positions.
     """
     first, second = heads.float().chunk(2, dim=-1)
-    cosines, sines = cosines.unsqueeze(1), sines.unsqueeze(1)
+    cosines, sines = cosines.unsqueeze(-2), sines.unsqueeze(-2)
     turned = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
     return turned.to(heads.dtype)
 
