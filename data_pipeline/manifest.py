@@ -17,6 +17,7 @@ from data_pipeline.sealed_json import seal, unseal
 from data_pipeline.shard_files import map_file
 from data_pipeline.shard_index import Checksum, Count, RecordBatchEntry, ShardEntry, ShardTable, check_table
 from data_pipeline.shard_index_file import index_bytes, read_index
+from data_pipeline.transforms.counts import TransformCount
 
 __all__ = ["Manifest", "RecordBatchEntry", "ShardEntry", "read_manifest", "write_manifest"]
 
@@ -31,6 +32,7 @@ Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 
 _VERSION = 2
+_TOKEN_BYTES = {"uint16": 2, "uint32": 4}
 _SEAL_KEY = "manifest_checksum"
 
 
@@ -95,6 +97,9 @@ class Manifest(StrictModel):
 
     num_skipped_invalid_utf8: Count
     """Documents left out because they were not UTF-8, as asked."""
+
+    transforms: list[TransformCount] = Field(default_factory=list)
+    """What each transform of the preparation did, in order."""
 
     train: Annotated[Sequence[ShardEntry], SkipValidation]
     """Shards of the training split, in the order of their tokens. A read manifest makes the records when asked."""
@@ -184,5 +189,5 @@ def _read_tables(directory: Path, index: IndexEntry, manifest: Manifest) -> dict
         )
     tables = read_index(content, SPLITS, where=str(path))
     for table in tables.values():
-        check_table(table, 2 if manifest.token_dtype == "uint16" else 4, where=path)
+        check_table(table, _TOKEN_BYTES[manifest.token_dtype], where=path)
     return tables

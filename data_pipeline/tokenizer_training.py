@@ -99,6 +99,7 @@ def _train(sample: TextSample, config: TokenizerTrainingConfig) -> bytes:
             byte_fallback=True,
             character_coverage=config.character_coverage,
             split_digits=True,
+            control_symbols=list(config.reserved),
             # Nothing of the text is changed or added, so that decoding gives it back.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from data_pipeline.cli.options import AsJson, Directory, answer
+from data_pipeline.cli.options import AsJson, Directory, answer, transform_values
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +47,10 @@ def inspect_data_verb(
     from dataclasses import asdict
 
     from data_pipeline.inspection import inspect_split
+    from data_pipeline.manifest import read_manifest
 
     if split not in ("train", "validation"):
         raise typer.BadParameter(f"{split!r}: use `train` or `validation`", param_hint="--split")
     summary = asdict(inspect_split(directory, "train" if split == "train" else "validation", num_samples=samples))
-    answer({name.removeprefix("num_"): value for name, value in summary.items()}, as_json)
+    values = {name.removeprefix("num_"): value for name, value in summary.items()}
+    answer(values | transform_values(read_manifest(directory).transforms, as_json), as_json)

@@ -1,10 +1,14 @@
 """Options that several verbs share, and the one way in which verbs answer."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from data_pipeline.transforms.counts import TransformCount
 
 Inputs = Annotated[
     list[Path],
@@ -38,6 +42,22 @@ def reading_values(
         "text_unit": text_unit,
         "invalid_utf8": invalid_utf8,
     }
+
+
+def transform_values(counts: "Sequence[TransformCount]", as_json: bool) -> dict[str, Any]:
+    """Collect what the transforms of a preparation did: records for scripts, a line each for people."""
+    if as_json:
+        return {"transforms": [count.model_dump() for count in counts]}
+    return {f"{number}_{count.kind}": _in_words(count) for number, count in enumerate(counts, start=1)}
+
+
+def _in_words(count: "TransformCount") -> str:
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in count.dropped.items())
+    return (
+        f"{count.num_documents_in:,} to {count.num_documents_out:,} documents, "
+        f"{count.num_text_bytes_in:,} to {count.num_text_bytes_out:,} bytes"
+        + (f"; dropped: {reasons}" if reasons else "")
+    )
 
 
 def answer(values: dict[str, Any], as_json: bool) -> None:

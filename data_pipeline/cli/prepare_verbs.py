@@ -15,6 +15,7 @@ from data_pipeline.cli.options import (
     TextUnit,
     answer,
     reading_values,
+    transform_values,
 )
 
 
@@ -36,6 +37,9 @@ def prepare_verb(
     text_field: TextField = "text",
     text_unit: TextUnit = "file",
     invalid_utf8: InvalidUtf8 = "error",
+    transforms: Annotated[
+        Path | None, typer.Option(help="YAML file of what is done to the text: `transforms`, `augmentation`.")
+    ] = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the documents held out, by hash.")] = 0.01,
     bos: Annotated[bool, typer.Option("--bos/--no-bos", help="Start each document with the tokenizer's BOS.")] = False,
     eos: Annotated[bool, typer.Option("--eos/--no-eos", help="End each document with the tokenizer's EOS.")] = True,
@@ -48,6 +52,7 @@ def prepare_verb(
     from data_pipeline.config import PreparationConfig, parse_config
     from data_pipeline.preparation.prepare import default_num_workers, prepare_dataset
     from data_pipeline.progress import print_note
+    from data_pipeline.transforms.transforms_file import read_transforms_file
 
     values = {
         "reading": reading_values(globs, excludes, text_field, text_unit, invalid_utf8),
@@ -55,6 +60,8 @@ def prepare_verb(
         "adds_bos": bos,
         "adds_eos": eos,
     }
+    if transforms is not None:
+        values |= dict(read_transforms_file(transforms))
     config = parse_config(PreparationConfig, values, where="llama-dist data prepare")
     prepared = prepare_dataset(inputs, tokenizer, output, config, num_workers=workers or default_num_workers())
     if prepared.was_there:
@@ -71,4 +78,5 @@ def prepare_verb(
         "skipped_invalid_utf8": manifest.num_skipped_invalid_utf8,
         "fingerprint": manifest.fingerprint,
     }
+    summary |= transform_values(manifest.transforms, as_json)
     answer(summary, as_json)

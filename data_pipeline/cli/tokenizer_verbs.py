@@ -40,6 +40,9 @@ def train_verb(
     invalid_utf8: InvalidUtf8 = "error",
     sample_megabytes: Annotated[float, typer.Option(help="Most text that is learned from, picked by hash.")] = 64.0,
     character_coverage: Annotated[float, typer.Option(help="Share of characters with an id of their own.")] = 0.9995,
+    reserve: Annotated[
+        list[str], typer.Option(help="Control symbol with an id that no text has, as '<fim_prefix>'. May be repeated.")
+    ] = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -52,6 +55,7 @@ def train_verb(
         "reading": reading_values(globs, excludes, text_field, text_unit, invalid_utf8),
         "sample_bytes": int(sample_megabytes * 1e6),
         "character_coverage": character_coverage,
+        "reserved": list(reserve),
     }
     config = parse_config(TokenizerTrainingConfig, values, where="llama-dist tokenizer train")
     trained = train_tokenizer(inputs, output, config, overwrite=overwrite)

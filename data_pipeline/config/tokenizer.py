@@ -1,11 +1,23 @@
 """How a tokenizer is trained: everything, apart from the text, that decides its file."""
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
+from data_pipeline.config.augmentation import PieceName
 from data_pipeline.config.base import StrictModel
 from data_pipeline.config.preparation import ReadingConfig
+
+_TAKEN = re.compile(r"<unk>|</?s>|<0x[0-9A-F]{2}>")
+
+
+def _can_be_reserved(names: list[str]) -> list[str]:
+    for number, name in enumerate(names):
+        if _TAKEN.fullmatch(name) or name in names[:number]:
+            raise PydanticCustomError("reserved", f"`{name}` is taken already: reserve another name")
+    return names
 
 
 class TokenizerTrainingConfig(StrictModel):
@@ -22,3 +34,7 @@ class TokenizerTrainingConfig(StrictModel):
 
     character_coverage: Annotated[float, Field(gt=0.9, le=1)] = 0.9995
     """Share of the sample's characters that get an id of their own; the rest are spelled as bytes."""
+
+    reserved: Annotated[list[PieceName], AfterValidator(_can_be_reserved)] = Field(default_factory=list)
+    """Names of control symbols, as `<fim_prefix>`, each with an id after the first three. No text is encoded to them,
+    not even their own spelling, and decoding leaves them out."""

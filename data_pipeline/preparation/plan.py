@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from data_pipeline.augmentation.augmented_encoder import check_augmentation
 from data_pipeline.config import PreparationConfig
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SourcesEntry, TokenizerEntry
 from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, split_into_pieces
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms.stop_word_lists import with_recorded_words
 
 # Enough tasks for every worker to end at about the same time; none so small that its shards are crumbs, none so
 # large that its shards pass 256 MiB of ids (about 4 bytes of text a token, 2 bytes an id).
@@ -51,6 +53,8 @@ class Plan:
 def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationConfig) -> Plan:
     """Look at the inputs and cut them into tasks. Raises DataError where nothing can come of it."""
     _check_special_ids(tokenizer, config)
+    check_augmentation(config.augmentation, tokenizer)
+    config = config.model_copy(update={"transforms": with_recorded_words(config.transforms)})
     files = find_inputs(inputs, config.reading)
     task_bytes = config.task_bytes or _even_task_bytes(sum(file.num_bytes for file in files))
     pieces = [piece for file in files for piece in split_into_pieces(file, task_bytes)]

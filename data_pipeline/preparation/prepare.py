@@ -34,6 +34,7 @@ from data_pipeline.preparation.worker_pool import WorkerPool
 from data_pipeline.progress import show_progress
 from data_pipeline.shard_files import check_shard_size
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms.counts import add_counts
 
 _LOCK_NAME = ".lock"
 _OUR_NAMES = {MANIFEST_NAME, INDEX_NAME, PACKS_NAME, SHARDS_NAME, SOURCES_NAME, TOKENIZER_NAME, _LOCK_NAME}
@@ -105,10 +106,13 @@ def _finish(plan: Plan, output: Path, results: list[TaskResult]) -> Manifest:
     validation = [shard for result in results for shard in result.validation]
     num_empty = sum(result.num_skipped_empty for result in results)
     num_invalid = sum(result.num_skipped_invalid_utf8 for result in results)
+    transforms = add_counts(result.transforms for result in results)
+    num_dropped = sum(sum(count.dropped.values()) for count in transforms)
     if not train and not validation:
         raise DataError(
             f"empty corpus: {plan.sources.num_files} files hold no document "
-            f"({num_empty} empty, {num_invalid} not UTF-8): check the inputs, --glob and --text-field"
+            f"({num_empty} empty, {num_invalid} not UTF-8, {num_dropped} dropped by transforms): "
+            "check the inputs, --glob, --text-field and --transforms"
         )
     manifest = Manifest(
         fingerprint=fingerprint_shards(train, validation, plan.tokenizer, plan.token_dtype),
@@ -119,6 +123,7 @@ def _finish(plan: Plan, output: Path, results: list[TaskResult]) -> Manifest:
         sources=plan.sources,
         num_skipped_empty=num_empty,
         num_skipped_invalid_utf8=num_invalid,
+        transforms=transforms,
         train=train,
         validation=validation,
     )

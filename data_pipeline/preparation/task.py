@@ -3,7 +3,7 @@
 The result depends on the task alone. Knows no other task and no manifest file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from data_pipeline.augmentation.augmented_encoder import AugmentedEncoder
+from data_pipeline.config import PreparationConfig
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SPLITS, ShardEntry, Split
 from data_pipeline.preparation.documents import Document, DocumentReader
 from data_pipeline.preparation.plan import Plan, Task
 from data_pipeline.preparation.shard_writer import ShardWriter
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms.chain import TransformChain
+from data_pipeline.transforms.counts import TransformCount
+from data_pipeline.transforms.deduplication import Keeps
+from data_pipeline.transforms.transform import Dropped
 
 # Text encoded in one call: large enough to hide the call, small enough to show progress and to stop soon.
 _ENCODED_BYTES = 1024 * 1024
@@ -43,6 +49,7 @@ class TaskResult:
     validation: list[ShardEntry]
     num_skipped_empty: int
     num_skipped_invalid_utf8: int
+    transforms: list[TransformCount]
 
 
 def split_of(document_id: bytes, validation_fraction: float) -> Split:
@@ -52,25 +59,27 @@ def split_of(document_id: bytes, validation_fraction: float) -> Split:
 
 
 def run_task(
-    plan: Plan, task: Task, output: Path, tokenizer: Tokenizer, report: Callable[[Advance], None]
+    plan: Plan,
+    task: Task,
+    output: Path,
+    tokenizer: Tokenizer,
+    report: Callable[[Advance], None],
+    keeps: Keeps | None = None,
 ) -> TaskResult:
-    """Write the shards of `task` under `output`; `report` is called every megabyte and may raise to stop."""
+    """Write the shards of `task` under `output`; `report` is called every megabyte and may raise to stop.
+
+    `keeps` answers for the transform `deduplicate`, and is needed if the config has it.
+    """
     reader = DocumentReader(plan.config.reading)
+    work = _TextWork(plan.config, tokenizer, keeps)
     with ExitStack() as stack:
         series = {split: stack.enter_context(_ShardSeries(plan, task, output, split)) for split in SPLITS}
-        num_empty = 0
         for documents in _in_encoded_groups(document for piece in task.pieces for document in reader.read(piece)):
-            encoded = tokenizer.encode_batch([document.text for document in documents])
             num_tokens = 0
-            for document, ids in zip(documents, encoded, strict=True):
-                if not len(ids):
-                    num_empty += 1
-                    continue
-                tokens = _with_special_ids(plan, ids)
+            for encoded in work.encode(documents):
+                tokens = _with_special_ids(plan, encoded.ids)
                 _check_ids(plan, tokens)
-                document_id = xxhash.xxh3_128_digest(document.utf8)
-                split = split_of(document_id, plan.config.validation_fraction)
-                series[split].append(tokens, document_id, len(document.utf8))
+                series[encoded.split].append(tokens, encoded.document_id, encoded.num_text_bytes)
                 num_tokens += len(tokens)
             report(
                 Advance(
@@ -83,9 +92,56 @@ def run_task(
         number=task.number,
         train=series["train"].entries,
         validation=series["validation"].entries,
-        num_skipped_empty=num_empty,
+        num_skipped_empty=work.num_empty,
         num_skipped_invalid_utf8=reader.num_skipped_invalid_utf8,
+        transforms=work.chain.counts(),
     )
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A document as it will be stored, but for its special ids."""
+
+    ids: npt.NDArray[Any]
+    document_id: bytes
+    split: Split
+    num_text_bytes: int
+
+
+class _TextWork:
+    """What becomes of documents before they are written: transforms, hash, split, token ids."""
+
+    def __init__(self, config: PreparationConfig, tokenizer: Tokenizer, keeps: Keeps | None) -> None:
+        self.chain = TransformChain(config.transforms, keeps)
+        self.num_empty = 0
+        self._config = config
+        self._tokenizer = tokenizer
+        self._augmented = (
+            AugmentedEncoder(config.augmentation, tokenizer, tokenizer.encode_batch) if config.augmentation else None
+        )
+
+    def encode(self, documents: Sequence[Document]) -> Iterator[_Encoded]:
+        """Yield the documents that are to be stored; those without text at the start are counted as empty."""
+        texts = [text for document in documents if isinstance(text := self._transformed(document), str)]
+        utf8 = [text.encode() for text in texts]
+        names = [xxhash.xxh3_128_digest(content) for content in utf8]
+        splits = [split_of(name, self._config.validation_fraction) for name in names]
+        for ids, name, split, content in zip(self._ids(texts, names, splits), names, splits, utf8, strict=True):
+            if len(ids):
+                yield _Encoded(ids, name, split, len(content))
+            else:
+                self.num_empty += 1
+
+    def _transformed(self, document: Document) -> str | Dropped:
+        # Without text from the start: no transform is to blame.
+        return self.chain.apply(document.text) if document.text else document.text
+
+    def _ids(self, texts: list[str], names: list[bytes], splits: list[Split]) -> Sequence[npt.NDArray[Any]]:
+        if self._augmented is None:
+            return self._tokenizer.encode_batch(texts)
+        # Held-out documents stay as they are, so that their loss means the same with and without.
+        varied = [name if split == "train" else None for name, split in zip(names, splits, strict=True)]
+        return self._augmented.encode_batch(texts, varied)
 
 
 class _ShardSeries:
