@@ -51,6 +51,7 @@ def build_both() -> tuple[Callable[[], object], Callable[[], object], int]:
     from llama_dist.model.loss import next_token_loss  # noqa: PLC0415
     from llama_dist.optim.adamw import build_adamw  # noqa: PLC0415
     from llama_dist.parallel.build import build_engine, join_deepspeed  # noqa: PLC0415
+    from llama_dist.parallel.engine import MicroBatch  # noqa: PLC0415
     from llama_dist.parallel.grid import Grid  # noqa: PLC0415
 
     config = parse_run_config(
@@ -69,14 +70,14 @@ def build_both() -> tuple[Callable[[], object], Callable[[], object], int]:
     torch.distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:29555", rank=0, world_size=1)
     join_deepspeed()
     tokens = torch.randint(0, config.model.vocabulary_size, (2, 2, 513))
-    micro_batches = [(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in tokens]
+    micro_batches = [MicroBatch(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in tokens]
 
     model = Llama(config.model)
     initialize_weights(model.named_parameters(), config.model, 0)
     optimizer = build_adamw(model.named_parameters(), config.optimizer)
 
     def bare_step() -> None:
-        for batch, labels in micro_batches:
+        for batch, labels, _ in micro_batches:
             (next_token_loss(model(batch), labels) / len(micro_batches)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

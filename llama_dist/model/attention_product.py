@@ -39,8 +39,8 @@ def attention_by_document(queries: Tensor, keys: Tensor, values: Tensor, documen
     as fast at 512 positions, 4 to 15 times at 2,048, for documents of 10 to 200 tokens; grouping those of like length
     with padding gained nothing.
     """
-    # `split` has one backward for all parts; a slice for each would write a whole gradient of zeros a document.
-    parts = zip(*(heads.split(documents.lengths) for heads in (queries, keys, values)), strict=True)
+    # One backward for all parts; a slice for each would write a whole gradient of zeros a document.
+    parts = zip(*(heads.split_with_sizes(documents.lengths) for heads in (queries, keys, values)), strict=True)
     mixed = [
         causal_attention(*(part.transpose(0, 1).unsqueeze(0) for part in heads)).squeeze(0).transpose(0, 1)
         for heads in parts
@@ -52,7 +52,7 @@ def varlen_attention(queries: Tensor, keys: Tensor, values: Tensor, documents: D
     """Run flash attention once over all documents, on heads of the flattened batch: CUDA, bf16 or fp16."""
     bounds, longest = documents.bounds, documents.longest
     to_the_left_alone = (-1, 0)
-    mixed: Tensor = varlen_attn(
+    mixed = varlen_attn(
         queries,
         keys,
         values,
@@ -63,6 +63,7 @@ def varlen_attention(queries: Tensor, keys: Tensor, values: Tensor, documents: D
         window_size=to_the_left_alone,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
+    assert isinstance(mixed, Tensor)  # a tuple only where more than the output is asked for
     return mixed
 
 

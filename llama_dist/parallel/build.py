@@ -54,7 +54,7 @@ def _build_pipeline(config: RunConfig, grid: Grid, build_optimizer: BuildOptimiz
     parameters = module.topology_free_names()
     initialize_weights(parameters.items(), config.model, config.train.seed)
     engine = _initialize(module, build_optimizer(parameters.items()), config, grid)
-    return PipelineEngine(engine, PartitionedState(engine.optimizer, parameters), grid)
+    return PipelineEngine(engine, PartitionedState(engine.optimizer, parameters), grid, config)
 
 
 def _build_zero(config: RunConfig, grid: Grid, build_optimizer: BuildOptimizer) -> Engine:

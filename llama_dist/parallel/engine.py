@@ -2,14 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
 from llama_dist.parallel.grid import Grid
 
-MicroBatch = tuple[torch.Tensor, torch.Tensor]
-"""(tokens, labels), each int64 [B, T] on the CPU."""
+
+class MicroBatch(NamedTuple):
+    """What one replica computes in one forward pass: B rows of T tokens, on the CPU."""
+
+    tokens: torch.Tensor
+    """int64 [B, T]"""
+
+    labels: torch.Tensor
+    """int64 [B, T]: the next tokens, or the loss's IGNORED_LABEL."""
+
+    positions: torch.Tensor | None = None
+    """int64 [B, T]: every 0, with which each row begins, starts a document that attention does not leave.
+    None lets attention see the whole row; it is None in all micro-batches of a run, or in none."""
+
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
 """What is kept of each parameter: the master weight and AdamW's two moments."""
@@ -20,7 +32,7 @@ class StepResult:
     """One optimizer step, the same on every rank."""
 
     loss: float
-    """Mean cross-entropy over the tokens of the global batch, in nats."""
+    """Mean cross-entropy over the labels of the global batch that are not masked, in nats."""
 
     gradient_norm: float
     """L2 norm of the whole gradient before clipping."""
@@ -66,7 +78,10 @@ class Engine(Protocol):
         ...
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Mean cross-entropy in nats over all ranks' micro-batches; changes no state."""
+        """Mean cross-entropy in nats over the unmasked labels of all ranks' micro-batches; changes no state.
+
+        Every replica gives equally many micro-batches, if need be with rows whose labels are all masked.
+        """
         ...
 
     def partitions(self) -> Iterator[StatePartition]:

@@ -2,34 +2,50 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from deepspeed.pipe import LayerSpec, PipelineModule, TiedLayerSpec
 
 from llama_dist.config import RunConfig
+from llama_dist.model.block import Block, run_block
+from llama_dist.model.documents import lay_out_documents
 from llama_dist.model.flops import layer_flops
 from llama_dist.model.llama import build_layers, tied_logits
 from llama_dist.model.loss import next_token_loss
 from llama_dist.parallel.engine import MicroBatch, StepResult
+from llama_dist.parallel.grid import Grid
 from llama_dist.parallel.held_state import HeldState
+from llama_dist.parallel.label_count import counted_divisor, fixed_divisor, may_mask_labels
+from llama_dist.parallel.optimizer_state import StateAccess
 
 _TIED_KEY = "embed"
+
+StageInput = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
+"""What flows between stages: hidden vectors (token ids into the first stage), with positions if documents are
+isolated. DeepSpeed passes tuples of tensors, and no gradient for those of whole numbers."""
 
 
 class PipelineEngine(HeldState):
     """An `Engine` over DeepSpeed's `PipelineEngine`. Collective: every rank calls every method alike.
 
-    Only the first stage reads tokens and only the last reads labels; the others may be given anything.
+    Only the first stage reads tokens, only the last reads labels; those between may be given nothing to train on.
     """
+
+    def __init__(self, engine: Any, state: StateAccess, grid: Grid, config: RunConfig) -> None:
+        super().__init__(engine, state, grid)
+        self._may_mask_labels = may_mask_labels(config.data)
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
         """Run one 1F1B schedule over `micro_batches`, then take one optimizer step."""
         engine = self._engine
         self._set_learning_rate(learning_rate)
         skipped_before = engine.skipped_steps
-        loss = engine.train_batch(iter(micro_batches))
+        if self._may_mask_labels:
+            divisor = counted_divisor(micro_batches, self.grid, engine.device)
+        else:
+            divisor = fixed_divisor(micro_batches, engine.device)
+        loss = engine.train_batch(_as_deepspeed_reads(micro_batches, divisor))
         return StepResult(
             loss=float(loss),
             gradient_norm=float(engine.get_global_grad_norm()),
@@ -37,8 +53,10 @@ class PipelineEngine(HeldState):
         )
 
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Mean loss over all replicas' micro-batches, in nats."""
-        return float(self._engine.eval_batch(iter(micro_batches), num_micro_batches=len(micro_batches)))
+        """Mean loss over the unmasked labels of all replicas' micro-batches, in nats."""
+        divisor = counted_divisor(micro_batches, self.grid, self._engine.device)
+        batches = _as_deepspeed_reads(micro_batches, divisor)
+        return float(self._engine.eval_batch(batches, num_micro_batches=len(micro_batches)))
 
 
 class LlamaPipeline(PipelineModule):  # type: ignore[misc]
@@ -47,16 +65,29 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
     def __init__(self, config: RunConfig) -> None:
         layers = build_layers(config.model)
         self._layer_names = [name for name, _ in layers]
+        self._run_config = config
         self._weights = [int(flops) for flops in layer_flops(config.model, config.data.sequence_length_tokens)]
         super().__init__(
             layers=[_layer_spec(name, build, config.model.tie_embeddings) for name, build in layers],
             num_stages=config.parallel.pipeline_stages,
-            loss_fn=next_token_loss,
-            activation_checkpoint_interval=1 if config.train.activation_checkpointing else 0,
-            # DeepSpeed's reentrant default fails on the first layer, whose input (token ids) needs no gradient.
-            activation_checkpoint_func=partial(torch.utils.checkpoint.checkpoint, use_reentrant=False),
-            checkpointable_layers=["Block"],
+            loss_fn=_last_stage_loss,
         )
+
+    def forward(self, stage_input: StageInput) -> StageInput:
+        """Run this stage's layers; from the last stage come logits. Stands for DeepSpeed's own loop over them.
+
+        That loop would hand each layer a tuple, and could not share one layout of the documents among them.
+        """
+        hidden, positions = stage_input if isinstance(stage_input, tuple) else (stage_input, None)
+        documents = None if positions is None else lay_out_documents(positions, self._run_config.model)
+        for layer in self.forward_funcs:
+            if isinstance(layer, Block):
+                hidden = run_block(layer, hidden, documents, recompute=self._run_config.train.activation_checkpointing)
+            else:
+                hidden = layer(hidden)
+        if positions is None or self.stage_id == self.num_stages - 1:
+            return hidden
+        return hidden, positions
 
     def _partition_layers(self, method: str = "flops") -> None:
         """Cut by FLOPs: DeepSpeed's own methods count the embedding, which is only a lookup, as work."""
@@ -74,6 +105,17 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
                 yield rest, parameter
             else:
                 yield f"{self._layer_names[int(scope)]}.{rest}", parameter
+
+
+def _as_deepspeed_reads(micro_batches: Sequence[MicroBatch], divisor: torch.Tensor) -> Iterator[Any]:
+    """Yield (input of the first stage, what the last stage's loss takes beside the logits)."""
+    for tokens, labels, positions in micro_batches:
+        stage_input: StageInput = tokens if positions is None else (tokens, positions)
+        yield stage_input, (labels, divisor)
+
+
+def _last_stage_loss(logits: torch.Tensor, labels_and_divisor: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return next_token_loss(logits, *labels_and_divisor)
 
 
 def even_cut(layer_weights: Sequence[int], num_stages: int) -> list[int]:

@@ -10,6 +10,7 @@ from llama_dist.model.loss import next_token_loss
 from llama_dist.parallel.engine import MicroBatch, StepResult
 from llama_dist.parallel.grid import Grid
 from llama_dist.parallel.held_state import HeldState
+from llama_dist.parallel.label_count import counted_divisor, fixed_divisor, may_mask_labels
 from llama_dist.parallel.optimizer_state import StateAccess
 
 
@@ -19,6 +20,7 @@ class ZeroEngine(HeldState):
     def __init__(self, engine: Any, state: StateAccess, grid: Grid, config: RunConfig) -> None:
         super().__init__(engine, state, grid)
         self._plain_optimizer = not engine.zero_optimization()
+        self._may_mask_labels = may_mask_labels(config.data)
         self._clip_norm = config.optimizer.gradient_clip_norm or float("inf")
 
     def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
@@ -29,8 +31,9 @@ class ZeroEngine(HeldState):
         skipped_before = engine.skipped_steps
         total = torch.zeros((), dtype=torch.float32, device=engine.device)
         norm = None
-        for tokens, labels in micro_batches:
-            loss = self._loss(tokens, labels)
+        divisor = self._divisor(micro_batches)
+        for micro_batch in micro_batches:
+            loss = self._loss(micro_batch, divisor)
             engine.backward(loss)
             total += loss.detach()
             if self._plain_optimizer and engine.is_gradient_accumulation_boundary():
@@ -45,15 +48,24 @@ class ZeroEngine(HeldState):
 
     @torch.no_grad()
     def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
-        """Mean loss over all ranks' micro-batches, in nats."""
+        """Mean loss over the unmasked labels of all ranks' micro-batches, in nats."""
         self._engine.eval()
-        losses = [self._loss(tokens, labels) for tokens, labels in micro_batches]
+        divisor = counted_divisor(micro_batches, self.grid, self._engine.device)
+        losses = [self._loss(micro_batch, divisor) for micro_batch in micro_batches]
         return self._mean_over_ranks(torch.stack(losses).mean())
 
-    def _loss(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _divisor(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor:
+        if self._may_mask_labels:
+            return counted_divisor(micro_batches, self.grid, self._engine.device)
+        return fixed_divisor(micro_batches, self._engine.device)
+
+    def _loss(self, micro_batch: MicroBatch, divisor: torch.Tensor) -> torch.Tensor:
         device = self._engine.device
-        logits = self._engine(tokens.to(device, non_blocking=True))
-        return next_token_loss(logits, labels.to(device, non_blocking=True))
+        positions = micro_batch.positions
+        if positions is not None:
+            positions = positions.to(device, non_blocking=True)
+        logits = self._engine(micro_batch.tokens.to(device, non_blocking=True), positions=positions)
+        return next_token_loss(logits, micro_batch.labels.to(device, non_blocking=True), divisor)
 
     def _mean_over_ranks(self, value: torch.Tensor) -> float:
         torch.distributed.all_reduce(value)

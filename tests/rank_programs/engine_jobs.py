@@ -20,6 +20,7 @@ from llama_dist.config import OptimizerConfig, parse_run_config
 from llama_dist.model.block import Block
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
+from llama_dist.parallel.engine import MicroBatch
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.process_group import World, process_group
 from llama_dist.train.loop import has_diverged
@@ -80,7 +81,7 @@ def micro_batches(step, grid):
         slice(start, start + MICRO_BATCH)
         for start in range(grid.dp_rank * MICRO_BATCH, GLOBAL_BATCH, grid.dp_size * MICRO_BATCH)
     ]
-    return [(tokens[row, :-1].contiguous(), tokens[row, 1:].contiguous()) for row in rows]
+    return [MicroBatch(tokens[row, :-1].contiguous(), tokens[row, 1:].contiguous()) for row in rows]
 
 
 def run_job(job, world):
