@@ -1,11 +1,9 @@
 """The stream of batches: sample number in, tokens out, the same at every world size.
 
-Opens prepared datasets and gathers in process from memory maps; no worker process, no position of its own.
-The order is `order.py`'s, the bytes are `token_line.py`'s; torch is `torch_batch.py`'s.
+Gathers in process from memory maps; no worker process, no position of its own. The order is `training_order.py`'s,
+the gathering `sequences.py`'s, the opening `source.py`'s; torch is `torch_batch.py`'s.
 """
 
-from collections import OrderedDict
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,38 +11,21 @@ import numpy.typing as npt
 
 from data_pipeline.batch import Batch
 from data_pipeline.config import DataConfig
-from data_pipeline.durable_file import checksum_file
 from data_pipeline.errors import DataError
-from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifest
+from data_pipeline.location_cache import LocationCache
+from data_pipeline.manifest import TOKENIZER_NAME, Split
 from data_pipeline.order import FixedOrder, Locations, Order
+from data_pipeline.row_buffers import RowBuffers
 from data_pipeline.shuffle import SourceShape
+from data_pipeline.source import Source, check_same_tokenizer, open_source
 from data_pipeline.stages import drawn_sources
 from data_pipeline.stream_state import StreamState
-from data_pipeline.shard_files import LocalShardFiles, check_shard_size
-from data_pipeline.token_line import TokenLine
 from data_pipeline.training_order import TrainingOrder
 
 Int64 = npt.NDArray[np.int64]
 
 # Sample ids keep the source in the upper bits: 2**48 sequences a source, 2**15 sources.
 SEQUENCE_ID_BITS = 48
-# Permuting thousands at a time costs numpy little more than permuting eight.
-_WINDOW_SAMPLES = 8192
-# But every epoch is a permutation of its own, so a window holds few epochs of a tiny source.
-_LEAST_WINDOW_SAMPLES = 64
-_MOST_WINDOW_EPOCHS = 4
-# Ranks and micro-batches of one step touch neighbouring windows.
-_MOST_WINDOWS = 4
-
-
-@dataclass(frozen=True)
-class Source:
-    """One opened split of one prepared dataset."""
-
-    directory: Path
-    manifest: Manifest
-    line: TokenLine
-    num_sequences: int
 
 
 class TokenStream:
@@ -53,53 +34,48 @@ class TokenStream:
     def __init__(self, sources: list[Source], order: Order, config: DataConfig, split: Split) -> None:
         self.split = split
         self.sequence_length_tokens = config.sequence_length_tokens
-        self._sources = sources
+        self.sources = tuple(sources)
         self._order = order
-        self._window_samples = min(
-            _WINDOW_SAMPLES, max(_LEAST_WINDOW_SAMPLES, _MOST_WINDOW_EPOCHS * self.num_sequences)
-        )
-        self._windows: OrderedDict[int, Locations] = OrderedDict()
+        self._has_positions = config.isolate_documents
+        self._masks_labels = config.mask_boundary_labels or config.packing == "best_fit"
+        held_out = self.num_sequences if split == "validation" else None
+        self._locations = LocationCache(order, num_sequences=self.num_sequences, num_samples=held_out)
+        # Of the last step: memory that was touched already is faster to write than fresh pages.
+        self._buffers: list[RowBuffers] = []
 
     @property
     def vocabulary_size(self) -> int:
         """Number of token ids of the sources' tokenizer."""
-        return self._sources[0].manifest.tokenizer.vocabulary_size
+        return self.sources[0].manifest.tokenizer.vocabulary_size
 
     @property
     def tokenizer_path(self) -> Path:
         """The tokenizer file, equal in all sources."""
-        return self._sources[0].directory / TOKENIZER_NAME
+        return self.sources[0].directory / TOKENIZER_NAME
 
     @property
     def num_sequences(self) -> int:
         """Sequences of all sources together, each counted once."""
-        return sum(source.num_sequences for source in self._sources)
+        return sum(source.num_sequences for source in self.sources)
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens of all sequences together, each counted once."""
+        """Places of all sequences together, each counted once; packed ones hold a little padding."""
         return self.num_sequences * self.sequence_length_tokens
 
     def read(self, sample_numbers: Int64) -> Batch:
-        """Read the samples of int64 [B] numbers; training never ends, held-out data has `num_sequences` samples."""
+        """Read the samples of int64 [B] numbers into memory of their own.
+
+        Training never ends; held-out data has `num_sequences` samples. Raises DataError where a shard is damaged.
+        """
+        return self._gather(self.locate(sample_numbers), self._new_buffers(len(sample_numbers)))
+
+    def locate(self, sample_numbers: Int64) -> Locations:
+        """Say where the samples of int64 [B] numbers lie. Raises DataError for a number that there is not."""
         sample_numbers = np.asarray(sample_numbers, dtype=np.int64)
-        self._check_numbers(sample_numbers)
-        locations = self._locate(sample_numbers)
-        length = self.sequence_length_tokens
-        # One tokenizer, so one width of the stored ids; they are widened once, on the way out.
-        rows = np.empty((len(sample_numbers), length + 1), dtype=self._sources[0].line.dtype)
-        for number, source in enumerate(self._sources):
-            chosen = np.flatnonzero(locations.sources == number)
-            starts = locations.sequences[chosen] * length
-            for row, start, b in zip(chosen.tolist(), starts.tolist(), source.line.batch_numbers(starts), strict=True):
-                source.line.copy(start, b, rows[row])
-        return Batch(
-            tokens=rows[:, :-1].astype(np.int64, order="C"),
-            labels=rows[:, 1:].astype(np.int64, order="C"),
-            positions=None,
-            sample_ids=(locations.sources << SEQUENCE_ID_BITS) | locations.sequences,
-            epochs=locations.epochs,
-        )
+        if sample_numbers.size:
+            self._check_numbers(int(sample_numbers.min()), int(sample_numbers.max()))
+        return self._locations.locate(sample_numbers)
 
     def micro_batches(
         self,
@@ -110,12 +86,19 @@ class TokenStream:
         micro_batch_sequences: int,
         num_micro_batches: int,
     ) -> list[Batch]:
-        """Read one replica's part of the next step; over all replicas the step is a plain range of samples."""
+        """Read one replica's part of the next step; over all replicas the step is a plain range of samples.
+
+        The batches' memory is used again by the next call; `read` gives memory of its own.
+        """
         assert 0 <= dp_rank < dp_size
+        size = micro_batch_sequences
+        self._check_numbers(consumed_samples, consumed_samples + num_micro_batches * dp_size * size - 1)
+        if len(self._buffers) < num_micro_batches or len(self._buffers[0].rows) != size:
+            self._buffers = [self._new_buffers(size) for _ in range(num_micro_batches)]
         batches = []
         for micro_step in range(num_micro_batches):
-            first = consumed_samples + (micro_step * dp_size + dp_rank) * micro_batch_sequences
-            batches.append(self.read(np.arange(first, first + micro_batch_sequences, dtype=np.int64)))
+            first = consumed_samples + (micro_step * dp_size + dp_rank) * size
+            batches.append(self._gather(self._locations.locate_range(first, first + size), self._buffers[micro_step]))
         return batches
 
     def state(self, consumed_samples: int) -> StreamState:
@@ -130,8 +113,44 @@ class TokenStream:
         assert isinstance(self._order, TrainingOrder), "held-out data has no position"
         return self._order
 
-    def _check_numbers(self, sample_numbers: Int64) -> None:
-        lowest, highest = (int(sample_numbers.min()), int(sample_numbers.max())) if sample_numbers.size else (0, 0)
+    def _new_buffers(self, num_rows: int) -> RowBuffers:
+        return RowBuffers(
+            num_rows,
+            self.sequence_length_tokens,
+            has_positions=self._has_positions,
+            masks_labels=self._masks_labels,
+        )
+
+    def _gather(self, located: Locations, buffers: RowBuffers) -> Batch:
+        for number, source in enumerate(self.sources):
+            chosen = np.flatnonzero(located.sources == number)
+            if len(chosen):
+                source.sequences.fill(located.sequences[chosen], chosen, buffers)
+        if buffers.rows.size and int(buffers.rows.max()) >= self.vocabulary_size:
+            self._refuse_ids(located, buffers)
+        return Batch(
+            tokens=buffers.tokens,
+            labels=buffers.labels,
+            positions=buffers.positions,
+            sample_ids=(located.sources << SEQUENCE_ID_BITS) | located.sequences,
+            epochs=located.epochs,
+        )
+
+    def _refuse_ids(self, located: Locations, buffers: RowBuffers) -> None:
+        """Raise DataError that names the first id outside the vocabulary, and where it lies."""
+        row, column = np.argwhere(buffers.rows >= self.vocabulary_size)[0].tolist()
+        source, seen = self.sources[int(located.sources[row])], int(buffers.rows[row, column])
+        place = 0
+        for span in source.sequences.spans(int(located.sequences[row])):
+            place, column = span.start + column, column - span.num_tokens
+            if column < 0:
+                break
+        raise DataError(
+            f"{source.directory}: id {seen} in {source.sequences.line.describe_place(place)}: "
+            f"the vocabulary is 0..{self.vocabulary_size - 1}: the shard is damaged: run `llama-dist data verify`"
+        )
+
+    def _check_numbers(self, lowest: int, highest: int) -> None:
         if lowest < 0:
             raise DataError(f"sample {lowest} was asked for: the first one is 0")
         if self.split == "validation" and highest >= self.num_sequences:
@@ -140,42 +159,14 @@ class TokenStream:
                 f"0 to {self.num_sequences - 1}: ask for fewer, or prepare with a larger --validation-fraction"
             )
 
-    def _locate(self, sample_numbers: Int64) -> Locations:
-        """Look the samples up window by window; a window is kept, since neighbours are asked for next."""
-        windows, places = np.divmod(sample_numbers, self._window_samples)
-        if len(windows) and windows.min() == windows.max():
-            located = self._window(int(windows[0]))
-            return Locations(located.sources[places], located.epochs[places], located.sequences[places])
-        found = np.empty((3, len(sample_numbers)), dtype=np.int64)
-        for window in np.unique(windows):
-            inside = windows == window
-            located, chosen = self._window(int(window)), places[inside]
-            found[0, inside] = located.sources[chosen]
-            found[1, inside] = located.epochs[chosen]
-            found[2, inside] = located.sequences[chosen]
-        return Locations(found[0], found[1], found[2])
-
-    def _window(self, number: int) -> Locations:
-        located = self._windows.get(number)
-        if located is None:
-            start, end = number * self._window_samples, (number + 1) * self._window_samples
-            if self.split == "validation":
-                end = min(end, self.num_sequences)
-            located = self._order.locate(np.arange(start, end, dtype=np.int64))
-            self._windows[number] = located
-            if len(self._windows) > _MOST_WINDOWS:
-                self._windows.popitem(last=False)
-        self._windows.move_to_end(number)
-        return located
-
 
 def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
     """Open the datasets of `config`. Raises DataError if one is absent, damaged at sight, or too short.
 
     Looks at the manifest and at the size of every shard; checksums are for `llama-dist data verify`.
     """
-    sources = [_open_source(Path(source.path), config.sequence_length_tokens, split) for source in config.sources]
-    _check_same_tokenizer(sources)
+    sources = [open_source(config, number, split) for number in range(len(config.sources))]
+    check_same_tokenizer(sources)
     sizes = tuple(source.num_sequences for source in sources)
     # A source that training draws from must hold something; held-out text may come from some sources only.
     needed = drawn_sources(config)
@@ -183,57 +174,20 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
     if too_short and (split == "train" or not any(sizes)):
         source = too_short[0]
         raise DataError(
-            f"{source.directory}: the {split} split holds {source.line.num_tokens} tokens, one sequence needs "
-            f"{config.sequence_length_tokens + 1}: {_advice_for_short(split)}"
+            f"{source.directory}: the {split} split holds {source.sequences.line.num_tokens} tokens, one sequence "
+            f"needs {config.sequence_length_tokens + 1}: {_advice_for_short(split)}"
         )
     order: Order = FixedOrder(sizes)
     if split == "train":
-        order = TrainingOrder(config, [_shape_of(source, config.sequence_length_tokens) for source in sources])
+        order = TrainingOrder(config, [_shape_of(source) for source in sources])
     return TokenStream(sources, order, config, split)
+
+
+def _shape_of(source: Source) -> SourceShape:
+    sequences = source.sequences
+    return SourceShape(sequences.fingerprint, group_sizes=sequences.group_sizes, group_bytes=sequences.group_bytes)
 
 
 def _advice_for_short(split: Split) -> str:
     advice = "add text, or lower data.sequence_length_tokens"
     return advice if split == "train" else f"{advice}, or prepare with a larger --validation-fraction"
-
-
-def _open_source(directory: Path, sequence_length_tokens: int, split: Split) -> Source:
-    manifest = read_manifest(directory)
-    for shard in manifest.all_shards():
-        check_shard_size(directory, shard)
-    _check_tokenizer_file(directory / TOKENIZER_NAME, manifest.tokenizer.checksum)
-    line = TokenLine(manifest.table(split), LocalShardFiles(directory, manifest.shards(split)), manifest.token_dtype)
-    # The last sequence needs one more token, for its last label.
-    return Source(directory, manifest, line, max(0, line.num_tokens - 1) // sequence_length_tokens)
-
-
-def _check_tokenizer_file(path: Path, needed: str) -> None:
-    try:
-        seen = checksum_file(path)
-    except OSError as error:
-        raise DataError(f"{path}: the dataset's tokenizer cannot be read: {error.strerror}: restore it") from None
-    if seen != needed:
-        raise DataError(f"{path}: checksum {seen}, the manifest says {needed}: another tokenizer's file: restore it")
-
-
-def _check_same_tokenizer(sources: list[Source]) -> None:
-    first = sources[0]
-    for source in sources[1:]:
-        if source.manifest.tokenizer != first.manifest.tokenizer:
-            raise DataError(
-                "the sources were prepared with different tokenizers:\n"
-                f"  {first.directory}: {first.manifest.tokenizer}\n  {source.directory}: {source.manifest.tokenizer}\n"
-                "  prepare them again with one tokenizer"
-            )
-
-
-def _shape_of(source: Source, sequence_length_tokens: int) -> SourceShape:
-    """Group the sequences by the shard in which their first token lies."""
-    shards = source.manifest.shards("train")
-    ends = -(-np.cumsum([shard.num_tokens for shard in shards], dtype=np.int64) // sequence_length_tokens)
-    ends = np.minimum(ends, source.num_sequences)
-    return SourceShape(
-        source.manifest.fingerprint,
-        group_sizes=np.diff(ends, prepend=0),
-        group_bytes=np.array([shard.num_bytes for shard in shards], dtype=np.int64),
-    )

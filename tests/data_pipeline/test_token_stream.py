@@ -74,11 +74,11 @@ def test_an_epoch_reads_every_sequence_once_and_the_next_one_again(built_dataset
 )
 @settings(max_examples=60, deadline=None)
 def test_partitions_tile_the_global_batch(built_dataset, other_dataset, dp_size, micro_batch, accumulation, consumed):
-    stream = open_stream(config_of(built_dataset, other_dataset, weights=[0.7, 0.3]))
+    config = config_of(built_dataset, other_dataset, weights=[0.7, 0.3])
     size = dp_size * micro_batch * accumulation
-    whole = stream.read(np.arange(consumed, consumed + size))
+    whole = open_stream(config).read(np.arange(consumed, consumed + size))
     parts = [
-        stream.micro_batches(
+        open_stream(config).micro_batches(
             consumed,
             dp_rank=rank,
             dp_size=dp_size,
