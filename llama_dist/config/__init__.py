@@ -6,8 +6,10 @@ from llama_dist.config.load import dump_config, load_cluster_config, load_run_co
 from llama_dist.config.model import ModelConfig
 from llama_dist.config.rules import RULES, Rule, check_rules
 from llama_dist.config.run import (
+    DEFAULT_SET_NAME,
     CheckpointConfig,
     EvaluationConfig,
+    EvaluationSetConfig,
     MetricsConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -19,6 +21,7 @@ from llama_dist.config.run import (
 from llama_dist.config.run_directory import RunDirectory, set_aside_attempt, set_aside_path
 
 __all__ = [
+    "DEFAULT_SET_NAME",
     "RULES",
     "BatchConfig",
     "CheckpointConfig",
@@ -26,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "EvaluationSetConfig",
     "MetricsConfig",
     "ModelConfig",
     "OptimizerConfig",

@@ -66,15 +66,6 @@ def _batch_divides(config: RunConfig, world_size: int) -> str | None:
     return None
 
 
-def _evaluation_divides(config: RunConfig, world_size: int) -> str | None:
-    per_pass = config.batch.micro_batch_sequences * data_parallel_size(config, world_size)
-    sequences = config.evaluation.num_sequences
-    if config.evaluation.interval_steps and sequences % per_pass:
-        upper = (sequences // per_pass + 1) * per_pass
-        return f"evaluation.num_sequences {sequences} is not a multiple of {per_pass} (micro_batch x dp): use {upper}"
-    return None
-
-
 def _sequence_fits_model(config: RunConfig, _world_size: int) -> str | None:
     length, longest = config.data.sequence_length_tokens, config.model.max_sequence_length_tokens
     if length > longest:
@@ -114,11 +105,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("pipeline-stage-has-a-layer", "more stages than blocks leave stages without work", _pipeline_has_layers),
     Rule("global-batch-divisible", "each replica takes the same number of micro-batches a step", _batch_divides),
-    Rule(
-        "evaluation-divisible",
-        "every held-out sequence counts once at any number of replicas, so that values compare",
-        _evaluation_divides,
-    ),
     Rule("sequence-fits-model", "positions past the model's longest were never meant", _sequence_fits_model),
     Rule("schedule-fits-run", "the learning rate must reach its end inside the run", _schedule_fits_run),
     Rule("decay-steps-only-for-wsd", "cosine and linear decay over the whole run", _decay_belongs_to_wsd),

@@ -1,19 +1,22 @@
 """Everything that defines a run, apart from the machines: one record per part of the trainer."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from data_pipeline.config import BatchConfig, DataConfig, StrictModel
+from data_pipeline.config import BatchConfig, DataConfig, SourceConfig, StrictModel
 from llama_dist.config.model import ModelConfig
 
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+
+DEFAULT_SET_NAME = "held_out"
+"""Name of the evaluation set that every run has."""
 
 _REFERENCE = re.compile(r"\$\{\w+\}")
 _USER_AND_REFERENCE = re.compile(r"([^:@/?]*:)?\$\{\w+\}")
@@ -90,6 +93,28 @@ class TrainConfig(StrictModel):
     """fp16 alone: optimizer steps without an overflow after which the loss scale doubles."""
 
 
+class EvaluationSetConfig(StrictModel):
+    """One more text to measure the loss on: fixed sequences, cut or packed as `data` says."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the set in the metrics: letters, digits, dot, dash, underscore."""
+
+    sources: list[SourceConfig] = Field(default_factory=list)
+    """Prepared datasets, written with the run's tokenizer; by default those of `data.sources`."""
+
+    split: Literal["validation", "train"] = "validation"
+    """Which documents: those held out, or those trained on, in the first stage's order of `data.shuffle_seed`."""
+
+    num_sequences: Count = 64
+    """Sequences of one evaluation, over all ranks: the first ones of the split."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.sources and not any(source.weight for source in self.sources):
+            raise PydanticCustomError("weights", f"every source of set `{self.name}` has weight 0: give one a weight")
+        return self
+
+
 class EvaluationConfig(StrictModel):
     """Loss on held-out text: always the same sequences, so that values compare over the whole run."""
 
@@ -98,6 +123,19 @@ class EvaluationConfig(StrictModel):
 
     num_sequences: Count = 64
     """Held-out sequences of one evaluation, over all ranks: the first ones of the held-out split."""
+
+    sets: list[EvaluationSetConfig] = Field(default_factory=list)
+    """Further texts to measure the loss on at the same steps, each recorded as `held_out_loss/NAME`."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [one.name for one in self.sets]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise PydanticCustomError("sets", f"two sets are named {', '.join(repeated)}: give each a name of its own")
+        if DEFAULT_SET_NAME in names:
+            raise PydanticCustomError("sets", f"`{DEFAULT_SET_NAME}` is the set that every run has: use another name")
+        return self
 
 
 class CheckpointConfig(StrictModel):

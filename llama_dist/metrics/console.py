@@ -5,6 +5,9 @@ from llama_dist.metrics.record import StepMetrics
 # Weight of the newest step in the running mean that the time left is computed from: about the last 20 steps.
 _NEWEST_STEP_WEIGHT = 0.1
 
+# A wait for data is shown above this share of the step: below it there is nothing to gain.
+_LEAST_STALL_SHARE = 0.01
+
 
 class StepLine:
     """Formats the steps of one attempt; keeps the running step time, for the time left."""
@@ -30,6 +33,9 @@ class StepLine:
         ]
         if metrics.held_out_loss is not None:
             parts.append(f"held-out loss {metrics.held_out_loss:.4f}")
+        parts += [f"{name} {loss:.4f}" for name, loss in metrics.named_held_out_losses.items()]
+        if metrics.data_stall_seconds > _LEAST_STALL_SHARE * metrics.step_seconds:
+            parts.append(f"data stall {metrics.data_stall_seconds:.2f} s")
         if metrics.skipped:
             parts.append("skipped: fp16 overflow")
         return " | ".join(parts)

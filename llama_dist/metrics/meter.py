@@ -28,10 +28,16 @@ class Meter:
         self._peak_memory_bytes = peak_memory_bytes
         self._clock = clock
         self._started = clock()
+        self._stall_seconds = 0.0
 
     def start_step(self) -> None:
         """Begin the time of a step; what lies between two steps (evaluation, checkpoint) is not counted."""
         self._started = self._clock()
+        self._stall_seconds = 0.0
+
+    def end_reading(self) -> None:
+        """End the first part of a step, in which it waited for its batch."""
+        self._stall_seconds = self._clock() - self._started
 
     def end_step(
         self,
@@ -58,4 +64,5 @@ class Meter:
             step_seconds=seconds,
             memory_gib=self._peak_memory_bytes() / BYTES_PER_GIB,
             skipped=skipped,
+            data_stall_seconds=self._stall_seconds,
         )

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from llama_dist.metrics.record import NAMED_LOSS_PREFIX
 from llama_dist.metrics.tracker import METRIC_KEYS, MetricPoint, RunIdentity, RunStatus, StepSet
 
 # MLflow refuses larger batches (mlflow.utils.validation).
@@ -63,7 +64,8 @@ class MlflowTracker:
     def shipped_steps(self) -> dict[str, StepSet]:
         """Read the run's history; MLflow answers all of a key at once."""
         shipped = {}
-        for key in METRIC_KEYS:
+        present = self._client.get_run(self._run_id).data.metrics
+        for key in (key for key in present if key in METRIC_KEYS or key.startswith(NAMED_LOSS_PREFIX)):
             shipped[key] = StepSet()
             for metric in self._client.get_metric_history(self._run_id, key):
                 shipped[key].add(metric.step)

@@ -1,7 +1,13 @@
 """What is recorded of one optimizer step. Says nothing of where it is kept (`spool.py`) or shown (`console.py`)."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+
+from llama_dist.config import DEFAULT_SET_NAME
+
+NAMED_LOSS_PREFIX = "held_out_loss/"
+"""What stands before the name of an evaluation set in its metric's name."""
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class StepMetrics:
     """Training tokens of all ranks since the first step of the run, this step included."""
 
     loss: float
-    """Mean cross-entropy over the tokens of the global batch, in nats."""
+    """Mean cross-entropy over the labels of the global batch that are not masked, in nats."""
 
     learning_rate: float
     """Learning rate that this step used."""
@@ -38,6 +44,17 @@ class StepMetrics:
     skipped: bool = False
     """True where fp16 overflowed and no weight moved."""
 
+    data_stall_seconds: float = 0.0
+    """Part of `step_seconds` in which rank 0 waited for its batch."""
+
+    named_held_out_losses: Mapping[str, float] = field(default_factory=dict)
+    """The same as `held_out_loss` for each set of `evaluation.sets`, by its name; empty where not measured."""
+
+    def with_held_out(self, losses: Mapping[str, float]) -> "StepMetrics":
+        """Add the loss of each evaluation set, by its name."""
+        named = {name: loss for name, loss in losses.items() if name != DEFAULT_SET_NAME}
+        return replace(self, held_out_loss=losses[DEFAULT_SET_NAME], named_held_out_losses=named)
+
 
 @dataclass(frozen=True)
 class SpoolRecord:
@@ -51,8 +68,15 @@ class SpoolRecord:
 
 
 def to_values(record: SpoolRecord) -> dict[str, Any]:
-    """Plain values of one spool line."""
-    return {"attempt": record.attempt, "time": record.time, **asdict(record.metrics)}
+    """Plain values of one spool line, all in one level."""
+    values = asdict(record.metrics)
+    named = values.pop("named_held_out_losses")
+    return {
+        "attempt": record.attempt,
+        "time": record.time,
+        **values,
+        **{f"{NAMED_LOSS_PREFIX}{name}": loss for name, loss in named.items()},
+    }
 
 
 def from_values(values: Any) -> SpoolRecord | None:
@@ -66,7 +90,14 @@ def from_values(values: Any) -> SpoolRecord | None:
         return SpoolRecord(
             attempt=int(values["attempt"]),
             time=float(values["time"]),
-            metrics=StepMetrics(**{name: _READERS[name](values[name]) for name in _NAMES if name in values}),
+            metrics=StepMetrics(
+                **{name: _READERS[name](values[name]) for name in _NAMES if name in values},
+                named_held_out_losses={
+                    key.removeprefix(NAMED_LOSS_PREFIX): float(value)
+                    for key, value in values.items()
+                    if key.startswith(NAMED_LOSS_PREFIX)
+                },
+            ),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -76,7 +107,7 @@ def _optional_float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-_NAMES = tuple(field.name for field in fields(StepMetrics))
+_NAMES = tuple(one.name for one in fields(StepMetrics) if one.name != "named_held_out_losses")
 _READERS: dict[str, Any] = dict.fromkeys(_NAMES, float) | {
     "step": int,
     "tokens_seen": int,

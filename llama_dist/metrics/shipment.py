@@ -12,7 +12,7 @@ from llama_dist.metrics.record import SpoolRecord
 from llama_dist.metrics.run_facts import RewindLog, attempt_tags, attempts_seen, params_of
 from llama_dist.metrics.run_identity import load_identity, save_identity
 from llama_dist.metrics.spool import SpoolReader, effective_steps, read_spool, spool_path
-from llama_dist.metrics.tracker import MetricPoint, Tracker, points_of, timestamp_ms
+from llama_dist.metrics.tracker import MetricPoint, StepSet, Tracker, points_of, timestamp_ms
 
 # Of one send: under MLflow's 1000 metrics a batch, so that a step is never cut in two.
 _STEPS_PER_SEND = 100
@@ -57,9 +57,9 @@ class Shipment:
 
     def _take_unsent(self, record: SpoolRecord) -> list[MetricPoint]:
         """Return the points that the tracker lacks; a step done again after a rewind is there already."""
-        points = [point for point in points_of(record) if point.step not in self._shipped[point.key]]
+        points = [point for point in points_of(record) if point.step not in self._shipped.get(point.key, ())]
         for point in points:
-            self._shipped[point.key].add(point.step)
+            self._shipped.setdefault(point.key, StepSet()).add(point.step)
         return points
 
     def _open_run(self) -> None:

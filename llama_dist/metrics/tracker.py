@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llama_dist.metrics.record import SpoolRecord
+from llama_dist.metrics.record import NAMED_LOSS_PREFIX, SpoolRecord
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
@@ -17,8 +17,9 @@ METRIC_KEYS = (
     "held_out_loss",
     "memory_gib",
     "step_seconds",
+    "data_stall_seconds",
 )
-"""Fields of StepMetrics that are shipped, under the same names."""
+"""Fields of StepMetrics that are shipped, under the same names; beside them each `held_out_loss/NAME`."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Tracker(Protocol):
         ...
 
     def shipped_steps(self) -> dict[str, StepSet]:
-        """Return what the tracker's own history holds, for each of METRIC_KEYS."""
+        """Return what the tracker's own history holds, for each metric of ours that it has."""
         ...
 
     def log(self, points: Sequence[MetricPoint]) -> None:
@@ -93,8 +94,9 @@ class Tracker(Protocol):
 
 
 def points_of(record: SpoolRecord) -> list[MetricPoint]:
-    """Return the metrics of one step; the held-out loss only where it was measured."""
+    """Return the metrics of one step; held-out losses only where they were measured."""
     values = {key: getattr(record.metrics, key) for key in METRIC_KEYS}
+    values |= {f"{NAMED_LOSS_PREFIX}{name}": loss for name, loss in record.metrics.named_held_out_losses.items()}
     return [
         MetricPoint(key=key, value=float(value), step=record.metrics.step, timestamp_ms=timestamp_ms(record))
         for key, value in values.items()

@@ -36,7 +36,7 @@ class TrainingBatches:
         )
         if self._audit and self._grid.is_first_stage:
             self._audit.log(position.step + 1, batches)
-        return [to_tensors(batch)[:2] for batch in batches]
+        return [MicroBatch(*to_tensors(batch)) for batch in batches]
 
 
 class SampleAudit:

@@ -1,27 +1,44 @@
 """Loss on held-out text: always the same sequences, so that the value compares over steps and topologies."""
 
-import numpy as np
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
+import torch
+
+from data_pipeline.batch import IGNORED_LABEL
 from data_pipeline.errors import DataError
-from data_pipeline.stream import TokenStream
+from data_pipeline.stream import TokenStream, open_stream
 from data_pipeline.torch_batch import to_tensors
-from llama_dist.config import RunConfig
+from llama_dist.config import DEFAULT_SET_NAME, EvaluationSetConfig, RunConfig
 from llama_dist.parallel.engine import Engine, MicroBatch
 from llama_dist.parallel.grid import Grid
 
 
-class HeldOutText:
-    """This rank's share of the first `evaluation.num_sequences` held-out sequences."""
+@dataclass(frozen=True)
+class HeldOutSet:
+    """The first `num_sequences` sequences of a stream, under a name."""
 
-    def __init__(self, stream: TokenStream, grid: Grid, config: RunConfig) -> None:
-        wanted = config.evaluation.num_sequences
-        if wanted > stream.num_sequences:
-            raise DataError(
-                f"evaluation.num_sequences is {wanted}, the held-out split has {stream.num_sequences} sequences of "
-                f"{config.data.sequence_length_tokens} tokens: set evaluation.num_sequences to at most that many, or "
-                "prepare the data with a larger --validation-fraction"
-            )
-        self._stream, self._grid, self._num_sequences = stream, grid, wanted
+    name: str
+    stream: TokenStream
+    num_sequences: int
+
+    def micro_batches(self, grid: Grid, micro_batch_sequences: int) -> Iterator[MicroBatch]:
+        """Yield one replica's share: as many for each, the last ones filled up with rows that do not count."""
+        size = micro_batch_sequences
+        for first in range(0, self.num_sequences, grid.dp_size * size):
+            numbers = np.arange(size, dtype=np.int64) + first + grid.dp_rank * size
+            is_beyond = numbers >= self.num_sequences
+            tokens, labels, positions = to_tensors(self.stream.read(np.where(is_beyond, 0, numbers)))
+            labels = labels.masked_fill(torch.from_numpy(is_beyond)[:, None], IGNORED_LABEL)
+            yield MicroBatch(tokens, labels, positions)
+
+
+class HeldOutText:
+    """All evaluation sets of a run."""
+
+    def __init__(self, sets: Sequence[HeldOutSet], grid: Grid, config: RunConfig) -> None:
+        self._sets, self._grid = sets, grid
         self._micro_batch_sequences = config.batch.micro_batch_sequences
         self._interval_steps, self._last_step = config.evaluation.interval_steps, config.train.num_steps
 
@@ -29,11 +46,42 @@ class HeldOutText:
         """Whether the evaluation interval or the run ends with `step`."""
         return step % self._interval_steps == 0 or step == self._last_step
 
-    def loss(self, engine: Engine) -> float:
-        """Collective. Mean cross-entropy in nats, each sequence counted once whatever the number of replicas."""
-        return engine.evaluate(self._micro_batches())
+    def losses(self, engine: Engine) -> dict[str, float]:
+        """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas."""
+        return {
+            one.name: engine.evaluate(list(one.micro_batches(self._grid, self._micro_batch_sequences)))
+            for one in self._sets
+        }
 
-    def _micro_batches(self) -> list[MicroBatch]:
-        size = self._micro_batch_sequences
-        starts = range(self._grid.dp_rank * size, self._num_sequences, self._grid.dp_size * size)
-        return [to_tensors(self._stream.read(np.arange(start, start + size)))[:2] for start in starts]
+
+def open_held_out_sets(config: RunConfig, training: TokenStream) -> list[HeldOutSet]:
+    """Open the set that every run has and those of `evaluation.sets`, in this order.
+
+    Raises DataError where one is shorter than asked for, or was prepared with another tokenizer than `training`.
+    """
+    default = EvaluationSetConfig(name=DEFAULT_SET_NAME, num_sequences=config.evaluation.num_sequences)
+    opened = [_open(default, "evaluation", config)]
+    opened += [_open(one, f"evaluation.sets.{number}", config) for number, one in enumerate(config.evaluation.sets)]
+    needed = training.tokenizer_path.read_bytes()
+    for one in opened:
+        if one.stream.tokenizer_path.read_bytes() != needed:
+            raise DataError(
+                f"evaluation set `{one.name}` was prepared with another tokenizer ({one.stream.tokenizer_path}) than "
+                f"the training data ({training.tokenizer_path}): prepare it again with that one"
+            )
+    return opened
+
+
+def _open(wanted: EvaluationSetConfig, field: str, config: RunConfig) -> HeldOutSet:
+    # Later stages and skipped samples belong to the training: the sequences must stay the same when they change.
+    data = config.data.model_copy(
+        update={"sources": wanted.sources or config.data.sources, "stages": [], "skip_samples": []}
+    )
+    stream = open_stream(data, split=wanted.split)
+    if wanted.num_sequences > stream.num_sequences:
+        raise DataError(
+            f"{field}.num_sequences is {wanted.num_sequences}, the {wanted.split} split of set `{wanted.name}` has "
+            f"{stream.num_sequences} sequences of {config.data.sequence_length_tokens} tokens: set "
+            f"{field}.num_sequences to at most that many, or prepare the data with a larger --validation-fraction"
+        )
+    return HeldOutSet(wanted.name, stream, wanted.num_sequences)

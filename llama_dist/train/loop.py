@@ -1,6 +1,5 @@
 """The training loop. What it reads, saves and records is prepared elsewhere (`main.py`); the order is here."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,8 +48,9 @@ def train_steps(parts: Parts, position: Position) -> bool:
     while position.step < config.train.num_steps:
         parts.heartbeat.beat(position.step, "train")
         parts.meter.start_step()
-        rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
         micro_batches = parts.batches.read(position)
+        parts.meter.end_reading()
+        rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
         result = parts.engine.train_batch(micro_batches, rate)
         if has_diverged(result, config.train.precision):
             raise DivergedError(_divergence_advice(position.step + 1, result))
@@ -66,7 +66,7 @@ def train_steps(parts: Parts, position: Position) -> bool:
         )
         if parts.held_out and parts.held_out.is_due(position.step):
             parts.heartbeat.beat(position.step, "evaluate")
-            metrics = dataclasses.replace(metrics, held_out_loss=parts.held_out.loss(parts.engine))
+            metrics = metrics.with_held_out(parts.held_out.losses(parts.engine))
         parts.recorder.record(metrics)
 
         stopping = any_rank(parts.stop.is_made)

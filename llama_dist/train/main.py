@@ -22,7 +22,7 @@ from llama_dist.runtime.process_group import World, peers_named, process_group
 from llama_dist.runtime.stop import StopRequest
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
-from llama_dist.train.held_out import HeldOutText
+from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
@@ -42,7 +42,7 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
     batches = TrainingBatches(stream, grid, config, audit)
     held_out = None
     if config.evaluation.interval_steps:
-        held_out = HeldOutText(open_stream(config.data, split="validation"), grid, config)
+        held_out = HeldOutText(open_held_out_sets(config, stream), grid, config)
 
     with (
         peers_named(world, heartbeat.where),

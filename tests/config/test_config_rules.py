@@ -59,22 +59,6 @@ CASES: list[tuple[str, int, dict[str, Any], str, int, dict[str, Any]]] = [
         {"parallel.pipeline_stages": 2},
     ),
     (
-        "evaluation-divisible",
-        4,
-        {"evaluation.interval_steps": 10, "evaluation.num_sequences": 60},
-        "evaluation.num_sequences 60 is not a multiple of 8 (micro_batch x dp): use 64",
-        4,
-        {"evaluation.interval_steps": 10, "evaluation.num_sequences": 64},
-    ),
-    (
-        "evaluation-divisible",
-        4,
-        {"evaluation.interval_steps": 10, "evaluation.num_sequences": 60},
-        "use 64",
-        4,
-        {"evaluation.interval_steps": 0, "evaluation.num_sequences": 60},
-    ),
-    (
         "sequence-fits-model",
         1,
         {"data.sequence_length_tokens": 65},

@@ -68,8 +68,8 @@ class FakeHeldOut:
     def is_due(self, step):
         return step == 4
 
-    def loss(self, _engine):
-        return 1.5
+    def losses(self, _engine):
+        return {"held_out": 1.5, "code": 2.5}
 
 
 @pytest.fixture
@@ -106,6 +106,7 @@ def test_every_step_is_read_once_recorded_once_and_the_last_is_saved(parts):
     assert [record.step for record in parts.recorder.records] == [1, 2, 3, 4, 5, 6, 7]
     assert [record.tokens_seen for record in parts.recorder.records] == [64 * step for step in range(1, 8)]
     assert [record.held_out_loss for record in parts.recorder.records] == [None, None, None, 1.5, None, None, None]
+    assert [record.named_held_out_losses for record in parts.recorder.records][2:5] == [{}, {"code": 2.5}, {}]
     assert parts.keeper.saved == [3, 6, 7]
 
 
