@@ -1,29 +1,34 @@
-"""`llama-dist data verify`: reads every byte of a dataset and compares it with the manifest. Changes nothing."""
+"""`llama-dist data verify`: reads every byte of a dataset and compares it with the manifest. Changes nothing.
+
+What can be wrong inside a shard is `shard_verification.py`'s.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from data_pipeline.durable_file import checksum_bytes, checksum_file
+from data_pipeline.durable_file import checksum_file, is_unfinished
 from data_pipeline.errors import DataError
+from data_pipeline.interop.output_directory import IMPORT_MARK_NAME
 from data_pipeline.manifest import (
+    INDEX_NAME,
+    MANIFEST_NAME,
+    SHARDS_NAME,
     SOURCES_NAME,
     TOKENIZER_NAME,
     Manifest,
-    RecordBatchEntry,
-    ShardEntry,
     fingerprint_shards,
     read_manifest,
 )
-from data_pipeline.preparation.shard_writer import read_record_batch_entries
+from data_pipeline.pack_verification import pack_faults, pack_files
 from data_pipeline.progress import show_progress
-from data_pipeline.shard_files import check_shard_size
-from data_pipeline.shard_reader import DocumentBatch, read_batches
+from data_pipeline.shard_verification import shard_faults
 
 # Enough to see a pattern; a whole damaged disk would fill the screen.
 _MOST_FAULTS_SHOWN = 20
+# Locks stay, since removing one that another process waits for would break it.
+_LOCK_NAMES = {".lock", IMPORT_MARK_NAME}
+_FILE_NAMES = {MANIFEST_NAME, INDEX_NAME, TOKENIZER_NAME, SOURCES_NAME}
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,16 @@ def verify_dataset(directory: Path) -> Verified:
     manifest = read_manifest(directory)
     shards = manifest.all_shards()
     faults = list(_file_faults(directory, manifest))
+    faults += _orphan_faults(directory, {shard.file for shard in shards} | pack_files(directory))
     num_bytes = 0
     with show_progress("verifying", sum(shard.num_bytes for shard in shards)) as progress:
         for shard in shards:
-            faults += _shard_faults(directory, shard, manifest)
+            faults += shard_faults(directory, shard, manifest)
             num_bytes += shard.num_bytes
             progress.update(num_bytes, num_bytes, 0)
+        # Fragments are places in the shards' documents: with a damaged shard they mean nothing.
+        if not faults:
+            faults += pack_faults(directory, manifest)
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:_MOST_FAULTS_SHOWN])
         more = len(faults) - _MOST_FAULTS_SHOWN
@@ -80,65 +89,16 @@ def _file_faults(directory: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{directory}: fingerprint {fingerprint} of the listed shards, the manifest says {manifest.fingerprint}"
 
 
-def _shard_faults(directory: Path, shard: ShardEntry, manifest: Manifest) -> Iterator[str]:
-    path = directory / shard.file
-    try:
-        check_shard_size(directory, shard)
-        seen = checksum_file(path)
-        if seen != shard.checksum:
-            yield f"{path}: checksum {seen} over {shard.num_bytes} bytes, the manifest says {shard.checksum}"
-            yield from _damaged_ranges(path, shard)
-            return
-        yield from _content_faults(path, shard, manifest)
-    except DataError as error:
-        yield str(error)
-    except OSError as error:
-        yield f"{path}: cannot be read: {error.strerror}"
-
-
-def _damaged_ranges(path: Path, shard: ShardEntry) -> Iterator[str]:
-    """Narrow the damage down to record batches, which have checksums of their own."""
-    whole = True
-    with path.open("rb") as file:
-        for number, batch in enumerate(shard.record_batches):
-            file.seek(batch.offset_bytes)
-            if checksum_bytes(file.read(batch.length_bytes)) != batch.checksum:
-                whole = False
-                end = batch.offset_bytes + batch.length_bytes
-                yield f"{path}: record batch {number} differs, somewhere in bytes {batch.offset_bytes}..{end}"
-    if whole:
-        yield f"{path}: all record batches are whole: the damage is in the header or after the last batch"
-
-
-def _content_faults(path: Path, shard: ShardEntry, manifest: Manifest) -> Iterator[str]:
-    if read_record_batch_entries(path) != shard.record_batches:
-        yield f"{path}: its record batches lie elsewhere than the manifest says"
-        return
-    num_documents = num_tokens = 0
-    for number, (entry, batch) in enumerate(zip(shard.record_batches, read_batches(path), strict=True)):
-        for fault in _batch_faults(entry, batch, manifest):
-            yield f"{path}: record batch {number} at byte {entry.offset_bytes}: {fault}"
-        num_documents += len(batch.bounds) - 1
-        num_tokens += len(batch.tokens)
-    if (num_documents, num_tokens) != (shard.num_documents, shard.num_tokens):
-        yield (
-            f"{path}: {num_documents} documents and {num_tokens} tokens, "
-            f"the manifest says {shard.num_documents} and {shard.num_tokens}"
-        )
-
-
-def _batch_faults(entry: RecordBatchEntry, batch: DocumentBatch, manifest: Manifest) -> Iterator[str]:
-    vocabulary_size = manifest.tokenizer.vocabulary_size
-    if batch.tokens.dtype != np.dtype(manifest.token_dtype):
-        yield f"ids are {batch.tokens.dtype}, the manifest says {manifest.token_dtype}"
-        return
-    if len(batch.tokens) and int(batch.tokens.max()) >= vocabulary_size:
-        place = int(np.argmax(batch.tokens >= vocabulary_size))
-        byte = entry.tokens_offset_bytes + place * batch.tokens.itemsize
-        yield f"id {batch.tokens[place]} at byte {byte}, the vocabulary is 0..{vocabulary_size - 1}"
-    if batch.bounds[0] != 0 or batch.bounds[-1] != len(batch.tokens) or bool((np.diff(batch.bounds) <= 0).any()):
-        yield f"the documents' bounds do not rise from 0 to {len(batch.tokens)}"
-    elif manifest.preparation.adds_eos and bool(
-        (batch.tokens[batch.bounds[1:] - 1] != manifest.tokenizer.eos_id).any()
-    ):
-        yield f"a document does not end with the id {manifest.tokenizer.eos_id}, as the manifest says"
+def _orphan_faults(directory: Path, listed: set[str]) -> Iterator[str]:
+    """Yield the files that belong to no dataset: what a killed process left, and what a person put there."""
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if path.is_dir() or name in listed or name in _FILE_NAMES | _LOCK_NAMES:
+            continue
+        if is_unfinished(name):
+            yield f"{path}: {path.stat().st_size} bytes left by a process that was killed: remove it"
+        else:
+            kind = (
+                "a shard that the manifest does not name" if name.startswith(f"{SHARDS_NAME}/") else "a file of others"
+            )
+            yield f"{path}: {path.stat().st_size} bytes of {kind}: move it away"

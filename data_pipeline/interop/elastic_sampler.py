@@ -15,8 +15,8 @@ class ElasticBatchSampler:
     """Yields the micro-batches of one rank as sample numbers, step by step, from `consumed_samples` on.
 
     Rank r of n takes, in micro-step m and row j, sample `consumed + (m * n + r) * micro_batch + j`. So a step is a
-    plain range of sample numbers over all ranks. The position counts steps that `step_done` was told of, not batches that
-    worker processes fetched ahead.
+    plain range of sample numbers over all ranks. The position counts steps that `step_done` was told
+    of, not batches that worker processes fetched ahead.
     """
 
     def __init__(

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipeline.errors import DataError
-from data_pipeline.inspection import entropy_nats, inspect_split
+from data_pipeline.document_statistics import entropy_nats
+from data_pipeline.inspection import inspect_split
 from data_pipeline.manifest import Manifest, read_manifest, write_manifest
 from data_pipeline.verification import verify_dataset
 
