@@ -90,7 +90,11 @@ class Tokenizer:
         return self._cache.encode_batch(texts)
 
     def _encode_many(self, texts: list[str]) -> list[list[int]]:
-        plain = iter(self._processor.encode([text for text in texts if WORD_MARK not in text], num_threads=1))
+        plain_texts = [text for text in texts if WORD_MARK not in text]
+        encoded: list[list[int]] = self._processor.encode(plain_texts, num_threads=1)
+        if len(encoded) == len(texts):
+            return encoded
+        plain = iter(encoded)
         return [self.encode(text) if WORD_MARK in text else next(plain) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -92,12 +92,13 @@ class WordCache:
         assert self._cut is not None
         segments = [self._cut.findall(text) for text in texts]
         known = self._known
+        find = known.__getitem__
         unknown = set().union(*segments).difference(known)
         if len(known) + len(unknown) > self._most_entries:
             known.clear()
             unknown = set().union(*segments)
         self._learn(list(unknown))
-        encoded = [np.frombuffer(b"".join([known[segment] for segment in found]), self._dtype) for found in segments]
+        encoded = [np.frombuffer(b"".join(map(find, found)), self._dtype) for found in segments]
         for segment in unknown:
             if len(segment) > _MOST_SEGMENT_CHARACTERS:
                 del known[segment]
@@ -106,8 +107,10 @@ class WordCache:
     def _learn(self, segments: list[str]) -> None:
         if segments:
             typecode = self._dtype.char
-            for segment, ids in zip(segments, self._encode_many(segments), strict=True):
-                self._known[segment] = array(typecode, ids).tobytes()
+            ids = self._encode_many(segments)
+            self._known.update(
+                (segment, array(typecode, one).tobytes()) for segment, one in zip(segments, ids, strict=True)
+            )
 
 
 def _parts(text: str) -> Iterable[str]:
