@@ -55,12 +55,15 @@ def restart_positions(row: Int64, starts: Sequence[int], ramp: Int64) -> None:
 
     A start at T or beyond changes nothing.
     """
-    row[:] = ramp
     length = len(row)
     if len(starts) > _MOST_SLICED_DOCUMENTS:
         bounds = np.minimum(np.array([0, *starts, length], dtype=np.int64), length)
-        row -= np.repeat(bounds[:-1], np.diff(bounds))
+        np.subtract(ramp, np.repeat(bounds[:-1], np.diff(bounds)), out=row)
         return
-    for number, start in enumerate(starts):
-        end = starts[number + 1] if number + 1 < len(starts) else length
-        row[start:end] = ramp[: min(end, length) - start] if start < length else 0
+    first = 0
+    for start in starts:
+        if start >= length:
+            break
+        row[first:start] = ramp[: start - first]
+        first = start
+    row[first:] = ramp[: length - first]

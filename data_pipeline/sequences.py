@@ -3,7 +3,7 @@
 Knows no order: which sequence comes when is `training_order.py`'s.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -51,8 +51,8 @@ class Sequences(Protocol):
         """Sequences of the split."""
         ...
 
-    def fill(self, numbers: Int64, chosen: Int64, buffers: RowBuffers) -> None:
-        """Gather the sequences of int64 [N] `numbers` into the rows int64 [N] `chosen` of `buffers`."""
+    def fill(self, numbers: Int64, chosen: Sequence[int], buffers: RowBuffers) -> None:
+        """Gather the sequences of int64 [N] `numbers` into the N rows `chosen` of `buffers`."""
         ...
 
     def spans(self, number: int) -> Iterator[Span]:
@@ -85,13 +85,13 @@ class ConcatSequences:
         """Whole sequences of the line; the rest of it is never read."""
         return self._num_sequences
 
-    def fill(self, numbers: Int64, chosen: Int64, buffers: RowBuffers) -> None:
-        """Gather the sequences of int64 [N] `numbers` into the rows int64 [N] `chosen` of `buffers`."""
+    def fill(self, numbers: Int64, chosen: Sequence[int], buffers: RowBuffers) -> None:
+        """Gather the sequences of int64 [N] `numbers` into the N rows `chosen` of `buffers`."""
         line, rows, num_tokens = self.line, buffers.rows, self._num_tokens
         starts = numbers * num_tokens
         batches = line.batch_numbers(starts)
         wants_documents = buffers.wants_documents
-        for row, start, batch in zip(chosen.tolist(), starts.tolist(), batches, strict=True):
+        for row, start, batch in zip(chosen, starts.tolist(), batches, strict=True):
             line.copy(start, batch, rows[row])
             if wants_documents:
                 buffers.begin_documents(row, line.document_starts(start, batch, num_tokens))
@@ -125,9 +125,9 @@ class PackedSequences:
         """Packs of all groups."""
         return self._index.num_packs
 
-    def fill(self, numbers: Int64, chosen: Int64, buffers: RowBuffers) -> None:
-        """Gather the packs of int64 [N] `numbers` into the rows int64 [N] `chosen` of `buffers`."""
-        for row, number in zip(chosen.tolist(), numbers.tolist(), strict=True):
+    def fill(self, numbers: Int64, chosen: Sequence[int], buffers: RowBuffers) -> None:
+        """Gather the packs of int64 [N] `numbers` into the N rows `chosen` of `buffers`."""
+        for row, number in zip(chosen, numbers.tolist(), strict=True):
             self._fill_row(number, row, buffers)
 
     def spans(self, number: int) -> Iterator[Span]:

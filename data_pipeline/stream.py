@@ -122,10 +122,12 @@ class TokenStream:
         )
 
     def _gather(self, located: Locations, buffers: RowBuffers) -> Batch:
-        for number, source in enumerate(self.sources):
-            chosen = np.flatnonzero(located.sources == number)
-            if len(chosen):
-                source.sequences.fill(located.sequences[chosen], chosen, buffers)
+        if len(self.sources) == 1:
+            self.sources[0].sequences.fill(located.sequences, range(len(buffers.rows)), buffers)
+        else:
+            for number, source in enumerate(self.sources):
+                chosen = np.flatnonzero(located.sources == number)
+                source.sequences.fill(located.sequences[chosen], chosen.tolist(), buffers)
         if buffers.rows.size and int(buffers.rows.max()) >= self.vocabulary_size:
             self._refuse_ids(located, buffers)
         return Batch(
