@@ -11,7 +11,7 @@ from data_pipeline.durable_file import checksum_file
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import PACKS_NAME, SPLITS, Manifest, Split
 from data_pipeline.packing.pack_index import Pack, PackIndex
-from data_pipeline.packing.pack_records import PackRecord, index_path, pack_command, read_record
+from data_pipeline.packing.pack_records import index_path, pack_command, read_record
 from data_pipeline.shard_files import LocalShardFiles
 from data_pipeline.token_line import TokenLine
 
@@ -62,7 +62,7 @@ def _index_faults(directory: Path, manifest: Manifest, split: Split, length: int
     ):
         batches = range(int(first_batches[first_shard]), int(first_batches[first_shard + num_shards]))
         packs = [index.pack(number) for number in range(first_pack, first_pack + num_packs)]
-        for fault in _group_faults(packs, _document_ends(line, table.batches.first_token, batches), record):
+        for fault in group_faults(packs, _document_ends(line, table.batches.first_token, batches), length):
             yield f"{path}: group {group} at byte {record.groups.bounds_offset_bytes[group]}: {fault}: {remedy}"
         first_pack, first_shard = first_pack + num_packs, first_shard + num_shards
 
@@ -74,10 +74,11 @@ def _document_ends(line: TokenLine, first_tokens: Int64, batches: range) -> Int6
     return np.concatenate([np.array(start, dtype=np.int64), *ends])
 
 
-def _group_faults(packs: list[Pack], document_ends: Int64, record: PackRecord) -> Iterator[str]:
+def group_faults(packs: list[Pack], document_ends: Int64, num_tokens: int) -> Iterator[str]:
+    """Yield what is wrong with the packs of a group; int64 `document_ends` starts with the group's first token."""
     longest = max((int(pack.lengths.sum()) for pack in packs), default=0)
-    if longest > record.sequence_length_tokens:
-        yield f"a sequence has {longest} tokens, at most {record.sequence_length_tokens} fit"
+    if longest > num_tokens:
+        yield f"a sequence has {longest} tokens, at most {num_tokens} fit"
     starts = np.concatenate([pack.starts for pack in packs]) if packs else np.empty(0, np.int64)
     lengths = np.concatenate([pack.lengths for pack in packs]).astype(np.int64) if packs else np.empty(0, np.int64)
     order = np.argsort(starts, kind="stable")

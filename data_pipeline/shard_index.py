@@ -253,3 +253,29 @@ def check_table(table: ShardTable, token_bytes: int, *, where: Path) -> None:
     )
     if not is_sound:
         raise DataError(f"{where}: its record batches lie outside their shards: prepare the data again")
+    _check_layout(table, token_bytes, where=where)
+
+
+def _check_layout(table: ShardTable, token_bytes: int, *, where: Path) -> None:
+    """Raise DataError if the buffers of a batch do not follow each other as those of a shard do.
+
+    Ids of another width, nulls or other columns would take other places; to open the shard itself would cost more.
+    """
+    shards, counts = table.columns, table.batches.counts
+    bounds_end = counts["list_offsets_offset_bytes"] + 4 * (counts["num_documents"] + 1)
+    tokens_end = counts["tokens_offset_bytes"] + counts["num_tokens"] * token_bytes
+    is_ours = (
+        (-(-bounds_end // 8) * 8 == counts["tokens_offset_bytes"])
+        & (-(-tokens_end // 8) * 8 == counts["document_ids_offset_bytes"])
+        & (counts["num_documents"] > 0)
+    )
+    if len(table) and int(np.diff(shards.first_batches).min()) < 1:
+        number = int(np.argmin(np.diff(shards.first_batches)))
+        raise DataError(f"{where}: {shards.files[number]} has zero rows: prepare the data again")
+    if not is_ours.all():
+        batch = int(np.argmin(is_ours))
+        shard = int(shards.first_batches.searchsorted(batch, side="right")) - 1
+        raise DataError(
+            f"{where}: {shards.files[shard]} holds another schema, nulls or no row, in the record batch at byte "
+            f"{counts['offset_bytes'][batch]}: prepare the data again"
+        )
