@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from data_pipeline.config.transforms import FilterQualityConfig
 from data_pipeline.transforms.transform import Dropped
-from data_pipeline.transforms.writing import count_unspaced_characters, split_spaced_words, split_words
+from data_pipeline.transforms.writing import split_spaced_words
 
 _OTHER, _SPACE, _LETTER, _DIGIT, _PUNCTUATION, _SYMBOL, _CONTROL = range(7)
 _NUM_CLASSES = 7
@@ -22,6 +22,7 @@ _NUM_CLASSES = 7
 _CLASS_OF_CATEGORY = {"L": _LETTER, "M": _LETTER, "N": _DIGIT, "P": _PUNCTUATION, "S": _SYMBOL, "Z": _SPACE}
 # Unassigned characters are no fault: they may be assigned in a newer Unicode than this Python's.
 _CONTROL_CATEGORIES = ("Cc", "Co", "Cs")
+_HANGUL_SYLLABLE = re.compile("[가-힣]")
 _HASH_OR_ELLIPSIS = re.compile(r"#|\.{3,}|…+")
 
 
@@ -33,15 +34,15 @@ class FilterQuality:
 
     def apply(self, text: str) -> str | Dropped:
         """Return the text itself, or why it is dropped."""
-        reason = self._character_fault(text) or self._word_fault(text)
+        counts = _count_classes(text)
+        num_visible = len(text) - counts[_SPACE]
+        reason = self._character_fault(counts, num_visible) or self._word_fault(text, num_visible)
         return text if reason is None else Dropped(reason)
 
-    def _character_fault(self, text: str) -> str | None:
+    def _character_fault(self, counts: list[int], num_visible: int) -> str | None:
         config = self._config
-        counts = _count_classes(text)
-        if not text or counts[_SPACE] > config.max_whitespace_share * len(text):
+        if not num_visible or counts[_SPACE] > config.max_whitespace_share * (counts[_SPACE] + num_visible):
             return "much_whitespace"
-        num_visible = len(text) - counts[_SPACE]
         if counts[_LETTER] < config.min_letter_share * num_visible:
             return "few_letters"
         limits = (
@@ -52,15 +53,19 @@ class FilterQuality:
         )
         return next((reason for kind, limit, reason in limits if counts[kind] > limit * num_visible), None)
 
-    def _word_fault(self, text: str) -> str | None:
+    def _word_fault(self, text: str, num_visible: int) -> str | None:
         config = self._config
-        if len(_HASH_OR_ELLIPSIS.findall(text)) > config.max_hashes_and_ellipses_per_word * len(split_words(text)):
-            return "hashes_and_ellipses"
         words = split_spaced_words(text)
         num_characters = sum(map(len, words))
+        num_unspaced = num_visible - num_characters
+        num_words = len(words) + num_unspaced
+        if len(_HASH_OR_ELLIPSIS.findall(text)) > config.max_hashes_and_ellipses_per_word * num_words:
+            return "hashes_and_ellipses"
         # Mostly a script without spaces: its few words between spaces say nothing.
-        if not words or count_unspaced_characters(text) > num_characters:
+        if not words or num_unspaced > num_characters:
             return None
+        # A Hangul syllable has two letters or three, so that Korean words look half as long as they are.
+        num_characters += len(_HANGUL_SYLLABLE.findall(text))
         if num_characters < config.min_mean_word_characters * len(words):
             return "short_words"
         if num_characters > config.max_mean_word_characters * len(words):

@@ -6,6 +6,7 @@ a run of n words is a run of 2 n characters where most words are single characte
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,15 +46,17 @@ class FilterRepetition:
         words = split_words(text)
         if not words or len(words) < self._config.min_ngram_words:
             return
-        runs = _Runs(words)
         # In mixed text the majority decides.
         is_unspaced = 2 * count_unspaced_characters(text) > len(words)
         scale = _CHARACTERS_OF_A_WORD if is_unspaced else 1
-        for limit in self._config.top_ngrams:
-            if runs.top_share(limit.num_words * scale) > limit.max_share:
+        top = [(limit.num_words * scale, limit.max_share) for limit in self._config.top_ngrams]
+        duplicate = [(limit.num_words * scale, limit.max_share) for limit in self._config.duplicate_ngrams]
+        runs = _Runs(words)
+        for repeated in runs.repeated(max((num_words for num_words, _ in top + duplicate), default=0)):
+            if any(runs.top_share(repeated) > share for num_words, share in top if num_words == repeated.num_words):
                 yield "top_ngram"
-        for limit in self._config.duplicate_ngrams:
-            if runs.duplicate_share(limit.num_words * scale) > limit.max_share:
+            limits = [share for num_words, share in duplicate if num_words == repeated.num_words]
+            if limits and runs.duplicate_share(repeated) > min(limits):
                 yield "duplicate_ngrams"
 
 
@@ -74,6 +77,25 @@ def _exceeds(parts: list[str], max_share: float, max_character_share: float) -> 
     )
 
 
+def _mixed(hashes: Any) -> Any:
+    """Spread uint64 [runs] over all their bits, so that a word more can be joined by xor."""
+    hashes = hashes * _MULTIPLIER
+    return (hashes ^ (hashes >> np.uint64(29))) * _MIXER
+
+
+@dataclass(frozen=True)
+class _Repeated:
+    """The runs of one length that occur more than once."""
+
+    num_words: int
+    first: Int64
+    """First place of each, [runs]."""
+    counts: Int64
+    """How often each occurs, [runs]."""
+    later: Int64
+    """All places but the first ones."""
+
+
 class _Runs:
     """The words of one document as numbers, to find the runs that repeat."""
 
@@ -84,46 +106,38 @@ class _Runs:
         # Characters before each word, so that a run's are a difference.
         self._characters_before = np.concatenate(([0], np.cumsum(lengths)))
 
-    def top_share(self, num_words: int) -> float:
-        """Return the share of characters in the most frequent run; the longest of those that are equally frequent."""
-        groups = self._groups(num_words)
-        if groups is None:
-            return 0.0
-        first, _, counts = groups
-        most = int(counts.max())
-        if most < 2:
-            return 0.0
-        characters = self._characters_of(first[counts == most], num_words)
-        return float(most * int(characters.max()) / self._characters_before[-1])
+    def repeated(self, max_words: int) -> Iterator[_Repeated]:
+        """Yield the repeated runs of 1, 2, ... words, as long as there are any."""
+        places = np.arange(len(self._words))
+        hashes = _mixed(self._words)
+        for num_words in range(1, max_words + 1):
+            if num_words > 1:
+                # A run can only repeat where its first words do: few places are left to look at.
+                inside = places + num_words <= len(self._words)
+                places, hashes = places[inside], hashes[inside]
+                hashes = _mixed(hashes ^ self._words[places + num_words - 1])
+            order = np.argsort(hashes)
+            hashes, places = hashes[order], places[order]
+            starts = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1])))[: len(hashes)]
+            counts = np.diff(np.append(starts, len(hashes)))
+            if not (counts > 1).any():
+                return
+            is_repeated = np.repeat(counts > 1, counts)
+            first = np.minimum.reduceat(places, starts)
+            later = places[is_repeated & (places != np.repeat(first, counts))]
+            yield _Repeated(num_words, first[counts > 1], counts[counts > 1], later)
+            places, hashes = places[is_repeated], hashes[is_repeated]
 
-    def duplicate_share(self, num_words: int) -> float:
+    def top_share(self, runs: _Repeated) -> float:
+        """Return the share of characters in the most frequent run; the longest of those that are equally frequent."""
+        most = runs.counts.max()
+        starts = runs.first[runs.counts == most]
+        characters = self._characters_before[starts + runs.num_words] - self._characters_before[starts]
+        return float(most * characters.max() / self._characters_before[-1])
+
+    def duplicate_share(self, runs: _Repeated) -> float:
         """Return the share of characters in runs that occurred before; one that overlaps another counts once."""
-        groups = self._groups(num_words)
-        if groups is None:
-            return 0.0
-        first, group_of, _ = groups
-        is_duplicate = np.ones(len(group_of), dtype=bool)
-        is_duplicate[first] = False
-        starts = np.flatnonzero(is_duplicate)
-        if not len(starts):
-            return 0.0
-        depth = np.zeros(len(self._words) + 1, dtype=np.int64)
-        depth[starts] += 1
-        depth[starts + num_words] -= 1
+        depth = np.bincount(runs.later, minlength=len(self._words) + 1)
+        depth -= np.bincount(runs.later + runs.num_words, minlength=len(self._words) + 1)
         lengths = np.diff(self._characters_before)
         return float(lengths[np.cumsum(depth)[:-1] > 0].sum() / self._characters_before[-1])
-
-    def _characters_of(self, starts: Int64, num_words: int) -> Int64:
-        return np.asarray(self._characters_before[starts + num_words] - self._characters_before[starts])
-
-    def _groups(self, num_words: int) -> tuple[Int64, Int64, Int64] | None:
-        """Group equal runs: (first place of each group, group of each place, size of each group)."""
-        num_runs = len(self._words) - num_words + 1
-        if num_runs < 2:
-            return None
-        hashes = np.zeros(num_runs, dtype=np.uint64)
-        for offset in range(num_words):
-            hashes = (hashes ^ self._words[offset : offset + num_runs]) * _MULTIPLIER
-            hashes = (hashes ^ (hashes >> np.uint64(29))) * _MIXER
-        _, first, group_of, counts = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
-        return first, group_of, counts

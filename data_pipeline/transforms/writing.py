@@ -36,9 +36,7 @@ UNSPACED = _character_class(_UNSPACED_BLOCKS)
 """The inside of a regular expression's [...] for characters that are written without spaces."""
 
 _WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
-_SPACED_WORD = re.compile(rf"[^\s{UNSPACED}]+")
-_ONLY_UNSPACED = re.compile(rf"[{UNSPACED}]+")
-_UNSPACED_CHARACTER = re.compile(rf"[{UNSPACED}]")
+_UNSPACED_RUN = re.compile(rf"[{UNSPACED}]+")
 
 
 def split_words(text: str) -> list[str]:
@@ -48,24 +46,25 @@ def split_words(text: str) -> list[str]:
 
 def split_spaced_words(text: str) -> list[str]:
     """Return the words of `text` that its spaces mark, without those of scripts that have none."""
-    return _SPACED_WORD.findall(text)
+    return _UNSPACED_RUN.sub(" ", text).split()
 
 
 def count_unspaced_characters(text: str) -> int:
     """Count the characters of `text` that belong to a script without spaces."""
-    return len(_UNSPACED_CHARACTER.findall(text))
+    return sum(map(len, _UNSPACED_RUN.findall(text)))
 
 
 def is_unspaced(word: str) -> bool:
     """Whether all of `word` belongs to scripts without spaces."""
-    return _ONLY_UNSPACED.fullmatch(word) is not None
+    return _UNSPACED_RUN.fullmatch(word) is not None
 
 
 @functools.cache
 def whole_word_pattern() -> re.Pattern[str]:
     """Return what a whole word is where words have spaces: letters, digits and marks, with - and ' between them."""
-    inside = rf"(?:[^\W{UNSPACED}]|[{_marks()}])"
-    return re.compile(rf"{inside}+(?:['’\-]{inside}+)*")
+    letters, marks = rf"[^\W{UNSPACED}]", f"[{_marks()}]"
+    word = rf"{letters}+(?:{marks}+{letters}*)*"
+    return re.compile(rf"{word}(?:['’\-]{word})*")
 
 
 def _marks() -> str:
