@@ -109,6 +109,10 @@ class TokenStream:
         """Raise DataError that prints both sides if `state` counts samples that this stream would not have given."""
         self._training_order().check_state(state)
 
+    def sample_numbers(self, positions: Int64) -> Int64:
+        """Return the sample number at each of int64 [N] positions of training, which passes over skipped ones."""
+        return self._training_order().sample_numbers(positions)
+
     def _training_order(self) -> TrainingOrder:
         assert isinstance(self._order, TrainingOrder), "held-out data has no position"
         return self._order
