@@ -1,7 +1,10 @@
 """Runs named engine jobs, one after the other, on the ranks of one world; rank 0 prints their losses as JSON.
 
 A job: {"zero": 1, "pp": 1, "precision": "fp32", "steps": [0, 20], "tied": false, "recompute": false,
-"load": directory, "save": directory}. Pipelines and others need worlds of their own: DeepSpeed keeps its grid.
+"load": directory, "save": directory, "micro_batch": 2}. With "isolated" the rows hold several documents, and each
+one's loss is told too; "alone" trains on those documents one by one, without an engine. With "dataset" (the data
+section of a config) batches and evaluation sets come from a prepared dataset. Pipelines and others need worlds of
+their own: DeepSpeed keeps its grid.
 """
 
 import json
@@ -12,7 +15,9 @@ import torch
 
 sys.modules["mlflow"] = None  # as the trainer does: DeepSpeed would import it for nothing
 from deepspeed.accelerator import get_accelerator
+from packed_rows import PackedRows, train_on_documents_alone
 
+from data_pipeline.stream import open_stream
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress
 from llama_dist.checkpoint.save import save_checkpoint
@@ -23,9 +28,16 @@ from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.engine import MicroBatch
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.process_group import World, process_group
+from llama_dist.train.batches import TrainingBatches
+from llama_dist.train.held_out import HeldOutText, open_held_out_sets
+from llama_dist.train.keeper import Position
 from llama_dist.train.loop import has_diverged
 
 VOCABULARY, LENGTH, GLOBAL_BATCH, MICRO_BATCH = 96, 32, 8, 2
+UNUSED_DATA = {
+    isolated: {"sources": [{"path": "unused"}], "isolate_documents": isolated, "mask_boundary_labels": isolated}
+    for isolated in (False, True)
+}
 
 
 def run_config(job):
@@ -44,8 +56,12 @@ def run_config(job):
         {
             "name": "jobs",
             "model": model,
-            "data": {"sources": [{"path": "unused"}], "sequence_length_tokens": LENGTH},
-            "batch": {"global_batch_sequences": GLOBAL_BATCH, "micro_batch_sequences": MICRO_BATCH},
+            "data": {"sequence_length_tokens": LENGTH} | job.get("dataset", UNUSED_DATA[bool(job.get("isolated"))]),
+            "batch": {
+                "global_batch_sequences": GLOBAL_BATCH,
+                "micro_batch_sequences": job.get("micro_batch", MICRO_BATCH),
+            },
+            "evaluation": job.get("evaluation", {}),
             "train": {
                 "num_steps": 1000,
                 "precision": job.get("precision", "fp32"),
@@ -84,8 +100,47 @@ def micro_batches(step, grid):
     return [MicroBatch(tokens[row, :-1].contiguous(), tokens[row, 1:].contiguous()) for row in rows]
 
 
+def packed_rows(step):
+    return PackedRows(step, GLOBAL_BATCH, LENGTH, VOCABULARY)
+
+
+def packed_micro_batches(rows, labels, grid, size):
+    starts = range(grid.dp_rank * size, GLOBAL_BATCH, grid.dp_size * size)
+    return [
+        MicroBatch(*(part[start : start + size] for part in (rows.tokens, labels, rows.positions))) for start in starts
+    ]
+
+
+def batches_of(job, config, grid):
+    """What the job trains on: a function of the step."""
+    if job.get("isolated"):
+        size = config.batch.micro_batch_sequences
+        return lambda step: packed_micro_batches(packed_rows(step), packed_rows(step).labels, grid, size)
+    if job.get("dataset"):
+        batches = TrainingBatches(open_stream(config.data), grid, config)
+        return lambda step: batches.read(Position(step, step * GLOBAL_BATCH))
+    return lambda step: micro_batches(step, grid)
+
+
+def evaluations(job, config, grid, engine, first):
+    """The losses of an untrained engine on each document, or on each evaluation set."""
+    if job.get("isolated"):
+        rows, size = packed_rows(first), config.batch.micro_batch_sequences
+        labels = [rows.labels_of(document) for document in rows.documents]
+        return {
+            "document_losses": [engine.evaluate(packed_micro_batches(rows, one, grid, size)) for one in labels],
+        }
+    if job.get("dataset"):
+        held_out = HeldOutText(open_held_out_sets(config, open_stream(config.data)), grid, config)
+        return {"sets": held_out.losses(engine)}
+    return {}
+
+
 def run_job(job, world):
     config = run_config(job)
+    rate = job.get("learning_rate", 1e-2)
+    if job.get("alone"):
+        return train_on_documents_alone(config, job["steps"], rate, packed_rows)
     if job.get("pretend_fp16"):
         # DeepSpeed asks for fast fp16 kernels; the slow ones compute the same, and loss scaling is what is tested.
         get_accelerator().is_fp16_supported = lambda: True
@@ -96,9 +151,10 @@ def run_job(job, world):
         found = agree_on_newest_good(Path(job["load"]), world.rank, world.world_size)
         load_into(engine, found)
         assert found.manifest.step == first
+    evaluated = evaluations(job, config, grid, engine, first)
+    read = batches_of(job, config, grid)
     forwards_before = num_block_forwards()
-    rate = job.get("learning_rate", 1e-2)
-    results = [engine.train_batch(micro_batches(step, grid), rate) for step in range(first, last)]
+    results = [engine.train_batch(read(step), rate) for step in range(first, last)]
     block_forwards = num_block_forwards() - forwards_before
     if job.get("save"):
         progress = Progress(last, last * GLOBAL_BATCH * LENGTH, {}, "test", {"world_size": world.world_size}, {})
@@ -110,8 +166,10 @@ def run_job(job, world):
         "skipped": [result.skipped for result in results],
         "diverged": [has_diverged(result, config.train.precision) for result in results],
         "block_forwards": block_forwards,
-        "held_out": engine.evaluate(micro_batches(10_000, grid)),
+        # In a pipeline all batches must have positions or none.
+        "held_out": None if evaluated else engine.evaluate(micro_batches(10_000, grid)),
         "scalars": engine.scalars(),
+        **evaluated,
     }
 
 
