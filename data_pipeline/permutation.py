@@ -74,7 +74,7 @@ def _round_keys(seed: int, tags: Sequence[str]) -> UInt64:
     size_bytes = 16 * _NUM_DOUBLE_ROUNDS
     digests = b"".join(hashlib.blake2b(f"{seed}/{tag}".encode(), digest_size=size_bytes).digest() for tag in tags)
     # Little-endian by name: the order is the same on every machine.
-    return np.frombuffer(digests, dtype="<u8").reshape(len(tags), -1).T.astype(np.uint64)
+    return np.frombuffer(digests, dtype="<u8").reshape(len(tags), 2 * _NUM_DOUBLE_ROUNDS).T.astype(np.uint64)
 
 
 def _feistel(values: UInt64, low_bits: UInt64 | np.uint64, high_bits: UInt64 | np.uint64, keys: UInt64) -> UInt64:

@@ -37,8 +37,8 @@ class SourceShape:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the source."""
-        return int(self.group_bytes.sum())
+        """Bytes of the groups that hold sequences: the others are never read."""
+        return int(self.group_bytes[self.group_sizes > 0].sum())
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,15 @@ class EpochShuffle:
 
     @property
     def most_window_bytes(self) -> int:
-        """All bytes of the source."""
+        """Bytes of all groups with sequences."""
         return self._shape.num_bytes
 
 
 class WindowShuffle:
     """Groups permuted, cut into windows of `window_bytes`, and the sequences of each window permuted."""
 
-    # An epoch's cuts take three numbers a group; a source is in one epoch, or at the end of one.
-    _MOST_EPOCHS = 2
+    # An epoch's cuts take three numbers a group. Only small sources are in several epochs at a time.
+    _MOST_EPOCHS = 8
 
     def __init__(self, shape: SourceShape, *, window_bytes: int, seed: int, source: int) -> None:
         """A window holds at least one group, even one that is larger than `window_bytes`."""

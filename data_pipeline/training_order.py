@@ -183,6 +183,8 @@ def _split(sources: Int64, epochs: Int64) -> Iterator[tuple[int, int, Int64]]:
 
 
 def _shuffle(config: DataConfig, shape: SourceShape, source: int) -> Shuffle:
-    if config.shuffle_window_bytes is None:
+    is_one_group = np.count_nonzero(shape.group_sizes) <= 1
+    # A source that is one window anyway is spared the cuts, which tiny sources would need for epoch after epoch.
+    if config.shuffle_window_bytes is None or is_one_group or shape.num_bytes <= config.shuffle_window_bytes:
         return EpochShuffle(shape, source=source)
     return WindowShuffle(shape, window_bytes=config.shuffle_window_bytes, seed=config.shuffle_seed, source=source)
