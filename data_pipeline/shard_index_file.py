@@ -88,7 +88,7 @@ def _table(batch: Any) -> ShardTable:
             files=batch.column("file"),
             counts={name: _ints(batch.column(name)) for name in counts},
             checksums=_checksums(batch.column("checksum")),
-            first_batches=lists.offsets.to_numpy(zero_copy_only=True).astype(np.int64),
+            first_batches=np.frombuffer(lists.buffers()[1] or b"", np.int32)[: len(batch) + 1].astype(np.int64),
         ),
         BatchColumns(
             first_token=first_token,
@@ -99,8 +99,8 @@ def _table(batch: Any) -> ShardTable:
 
 
 def _ints(array: Any) -> npt.NDArray[np.int64]:
-    column: npt.NDArray[np.int64] = array.to_numpy(zero_copy_only=True)
-    return column
+    # Arrow's own to_numpy would import pandas, where it is installed: 30 MB for nothing.
+    return np.frombuffer(array.buffers()[1] or b"", np.int64)[: len(array)]
 
 
 def _checksum_array(checksums: npt.NDArray[np.uint8]) -> Any:

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -96,7 +97,7 @@ def test_packed_rows_hold_whole_documents_with_their_labels(dataset, split, leng
     batch = stream.read(np.arange(stream.num_sequences))
     tables = [pa.ipc.open_file(str(dataset / shard.file)).read_all() for shard in read_manifest(dataset).shards(split)]
     documents = [row for table in tables for row in table["tokens"].to_pylist()]
-    pairs = sorted(pair for document in documents for pair in zip(document[:-1], document[1:], strict=True))
+    pairs = sorted(pair for document in documents for pair in pairwise(document))
     kept = batch.labels != IGNORED_LABEL
     assert sorted(zip(batch.tokens[kept].tolist(), batch.labels[kept].tolist(), strict=True)) == pairs
     # Parts are documents, or pieces of those longer than a row; all others are whole.
