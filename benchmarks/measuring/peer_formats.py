@@ -46,9 +46,7 @@ def ours(*, isolate: bool, consumed: int = 0) -> Batches:
     """Our stream, micro-batch by micro-batch, with or without positions."""
     stream = open_stream(our_config(isolate=isolate))
     while True:
-        (batch,) = stream.micro_batches(
-            consumed, dp_rank=0, dp_size=1, micro_batch_sequences=ROWS, num_micro_batches=1
-        )
+        (batch,) = stream.micro_batches(consumed, dp_rank=0, dp_size=1, micro_batch_sequences=ROWS, num_micro_batches=1)
         consumed += ROWS
         yield batch.tokens, batch.labels
 
@@ -110,7 +108,8 @@ def hf_map(num_workers: int) -> Batches:
 
 def hf_iterable(num_workers: int) -> Batches:
     """Iterable, with a buffer of 1000."""
-    data = hugging_face().to_iterable_dataset(num_shards=8).shuffle(seed=0, buffer_size=1000)
+    data = hugging_face().with_format(None).to_iterable_dataset(num_shards=8).shuffle(seed=0, buffer_size=1000)
+    data = data.with_format("torch")
     return (batch["tokens"] for batch in loader(data, num_workers, shuffle=False))
 
 
