@@ -10,6 +10,8 @@ from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifes
 from data_pipeline.packing.pack_index import open_pack_index
 from data_pipeline.sequences import ConcatSequences, PackedSequences, Sequences
 from data_pipeline.shard_files import LocalShardFiles, ShardFiles, check_file_size
+from data_pipeline.stores.location import is_url
+from data_pipeline.stores.opening import RemoteSources
 from data_pipeline.token_line import TokenLine
 
 
@@ -21,7 +23,7 @@ class Source:
     """Name of the source in the config."""
 
     directory: Path
-    """Directory with the manifest, the tokenizer and the pack indexes."""
+    """Directory with the manifest, the tokenizer and the pack indexes; those of a remote dataset are copies."""
 
     manifest: Manifest
     sequences: Sequences
@@ -32,9 +34,17 @@ class Source:
         return self.sequences.num_sequences
 
 
-def open_source(config: DataConfig, number: int, split: Split) -> Source:
-    """Open source `number` of `config`. Raises DataError if it is absent or damaged at sight."""
+def open_source(config: DataConfig, number: int, split: Split, remote: RemoteSources | None) -> Source:
+    """Open source `number` of `config`, by `remote` where it is a URL.
+
+    Raises DataError if it is absent or damaged at sight, StorageError if its store or the cache fails.
+    """
     source = config.sources[number]
+    if remote is not None and is_url(source.path):
+        shards = remote.open_dataset(number, split)
+        directory, manifest = shards.dataset.directory, shards.dataset.manifest
+        sequences = _open_sequences(config, directory, manifest, split, shards)
+        return Source(source.resolved_name, directory, manifest, sequences)
     directory = Path(source.path)
     manifest = read_manifest(directory)
     _check_sizes(directory, manifest)

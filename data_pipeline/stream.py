@@ -19,6 +19,8 @@ from data_pipeline.row_buffers import RowBuffers
 from data_pipeline.shuffle import SourceShape
 from data_pipeline.source import Source, check_same_tokenizer, open_source
 from data_pipeline.stages import drawn_sources
+from data_pipeline.stores.location import is_url
+from data_pipeline.stores.opening import RemoteSources, WindowFollower
 from data_pipeline.stream_state import StreamState
 from data_pipeline.training_order import TrainingOrder
 
@@ -42,6 +44,8 @@ class TokenStream:
         self._locations = LocationCache(order, num_sequences=self.num_sequences, num_samples=held_out)
         # Of the last step: memory that was touched already is faster to write than fresh pages.
         self._buffers: list[RowBuffers] = []
+        self.follower: WindowFollower | None = None
+        """Has what is read next fetched, where sources are remote."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -68,7 +72,10 @@ class TokenStream:
 
         Training never ends; held-out data has `num_sequences` samples. Raises DataError where a shard is damaged.
         """
-        return self._gather(self.locate(sample_numbers), self._new_buffers(len(sample_numbers)))
+        located = self.locate(sample_numbers)
+        if self.follower is not None and len(sample_numbers):
+            self.follower.advance(int(np.min(sample_numbers)))
+        return self._gather(located, self._new_buffers(len(sample_numbers)))
 
     def locate(self, sample_numbers: Int64) -> Locations:
         """Say where the samples of int64 [B] numbers lie. Raises DataError for a number that there is not."""
@@ -98,6 +105,8 @@ class TokenStream:
         batches = []
         for micro_step in range(num_micro_batches):
             first = consumed_samples + (micro_step * dp_size + dp_rank) * size
+            if self.follower is not None:
+                self.follower.advance(first)
             batches.append(self._gather(self._locations.locate_range(first, first + size), self._buffers[micro_step]))
         return batches
 
@@ -171,7 +180,8 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
 
     Looks at the manifest and at the size of every shard; checksums are for `llama-dist data verify`.
     """
-    sources = [open_source(config, number, split) for number in range(len(config.sources))]
+    remote = RemoteSources(config) if any(is_url(source.path) for source in config.sources) else None
+    sources = [open_source(config, number, split, remote) for number in range(len(config.sources))]
     check_same_tokenizer(sources)
     sizes = tuple(source.num_sequences for source in sources)
     # A source that training draws from must hold something; held-out text may come from some sources only.
@@ -186,7 +196,10 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
     order: Order = FixedOrder(sizes)
     if split == "train":
         order = TrainingOrder(config, [_shape_of(source) for source in sources])
-    return TokenStream(sources, order, config, split)
+    stream = TokenStream(sources, order, config, split)
+    if remote is not None and isinstance(order, TrainingOrder):
+        stream.follower = remote.follow(order, [source.sequences for source in sources])
+    return stream
 
 
 def _shape_of(source: Source) -> SourceShape:

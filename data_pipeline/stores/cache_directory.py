@@ -6,7 +6,7 @@ so no crash can leave the count wrong. What may go is `eviction.py`'s to say, wh
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -37,12 +37,22 @@ class Wanted:
     """A file that shall be in the cache."""
 
     path: Path
-    num_bytes: int
+    num_bytes: int | None
+    """Its size; None if only its content tells."""
+
     what: str
     """What it is, for the person who waits."""
 
     next_use: float
     """When it is used: only files that are used later make room for it."""
+
+    def is_there(self) -> bool:
+        """Whether the file is in the cache. Only whole files get their final name."""
+        try:
+            num_bytes = self.path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return self.num_bytes in (None, num_bytes)
 
 
 class NoRoomError(Exception):
@@ -64,40 +74,42 @@ class CacheDirectory:
         """Return the bytes that the cache holds or has given away."""
         return sum(file.num_bytes for file in list_files(self.root))
 
-    def obtain(self, wanted: Wanted, fetch: Callable[[], bytes], uses: Uses, origins: Origins) -> None:
+    def obtain(
+        self, wanted: Wanted, fetch: Callable[[], bytes], uses: Uses, origins: Origins, *, is_patient: bool = True
+    ) -> bool:
         """Make the file be there, whole: by another process's work, or by `fetch`, which verifies what it returns.
 
-        Raises NoRoomError if it is used later than all that would have to go, and what `fetch` raises.
+        False if another process is at it and the caller is not patient. Raises NoRoomError if all that would have to
+        go is used sooner, and what `fetch` raises.
         """
-        if is_whole(wanted):
-            return
+        if wanted.is_there():
+            return True
         wait = Wait(wanted.what, self._policy.notice_after_seconds)
+        lock_path = item_lock_path(self.root, wanted.path)
         try:
-            wanted.path.parent.mkdir(mode=0o700, exist_ok=True)
-            with file_lock(item_lock_path(self.root, wanted.path), wait):
-                if not is_whole(wanted):
+            wanted.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with file_lock(lock_path, wait) if is_patient else file_lock_if_free(lock_path) as is_held:
+                if is_held and not wanted.is_there():
                     self._fill(wanted, fetch, uses, origins, wait)
+                return is_held
         except OSError as error:
             raise StorageError(
                 f"{wanted.path}: cannot be kept: {error.strerror or error}: free the disk of data.cache.directory, or "
                 f"lower data.cache.max_bytes, which is {self.max_bytes}"
             ) from None
 
-    def discard(self, path: Path) -> None:
-        """Remove a file that turned out damaged; whoever needs it fetches it again."""
-        path.unlink(missing_ok=True)
-
-    def _fill(
-        self, wanted: Wanted, fetch: Callable[[], bytes], uses: Uses, origins: Origins, wait: Wait
-    ) -> None:
+    def _fill(self, wanted: Wanted, fetch: Callable[[], bytes], uses: Uses, origins: Origins, wait: Wait) -> None:
         part = wanted.path.with_name(wanted.path.name + PART_SUFFIX)
+        # Either may be left of a process or a machine that died.
         part.unlink(missing_ok=True)
         wanted.path.unlink(missing_ok=True)
-        self._take_room(wanted, part, uses, origins, wait)
+        content = fetch() if wanted.num_bytes is None else None
+        num_bytes = wanted.num_bytes if content is None else len(content)
+        assert num_bytes is not None
+        self._take_room(replace(wanted, num_bytes=num_bytes), part, uses, origins, wait)
         try:
-            content = fetch()
             with part.open("r+b") as file:
-                file.write(content)
+                file.write(fetch() if content is None else content)
             part.replace(wanted.path)
         except BaseException:
             part.unlink(missing_ok=True)
@@ -105,9 +117,11 @@ class CacheDirectory:
 
     def _take_room(self, wanted: Wanted, part: Path, uses: Uses, origins: Origins, wait: Wait) -> None:
         """Create `part` at its full size, once there is room; evict for it."""
+        assert wanted.num_bytes is not None
         confirmed: list[CachedFile] = []
         delay_seconds = self._policy.delays()
-        for attempt in range(1, self._policy.num_attempts + 1):
+        num_failures = 0
+        while num_failures < self._policy.num_attempts:
             with file_lock(room_lock_path(self.root), wait):
                 missing_bytes = self.num_bytes() + wanted.num_bytes - self.max_bytes
                 missing_bytes -= _remove(confirmed, missing_bytes)
@@ -122,7 +136,8 @@ class CacheDirectory:
                 raise NoRoomError(self._describe_full(wanted, missing_bytes))
             confirmed = _confirm_enough(victims, missing_bytes, origins)
             if not confirmed:
-                wait.sleep(delay_seconds(attempt), "the cache is full, and no store confirms that it has a copy")
+                num_failures += 1
+                wait.sleep(delay_seconds(num_failures), "the cache is full, and no store confirms that it has a copy")
         raise StorageError(
             f"{self._describe_full(wanted, missing_bytes)}, and their stores did not confirm within "
             f"{wait.seconds:.0f} s that they have them: see whether the stores answer, or raise data.cache.max_bytes"
@@ -130,8 +145,8 @@ class CacheDirectory:
 
     def _describe_full(self, wanted: Wanted, missing_bytes: int) -> str:
         return (
-            f"{wanted.what}: needs {missing_bytes} bytes more than the {self.max_bytes} of the cache {self.root} leave: "
-            "what it holds is needed sooner or cannot be fetched again"
+            f"{wanted.what}: needs {missing_bytes} bytes more than the {self.max_bytes} of the cache {self.root} "
+            "leave: what it holds is needed sooner or cannot be fetched again"
         )
 
     def _drop_dead_parts(self) -> int:
@@ -144,14 +159,6 @@ class CacheDirectory:
                         file.path.unlink(missing_ok=True)
                         num_dropped += 1
         return num_dropped
-
-
-def is_whole(wanted: Wanted) -> bool:
-    """Whether the file is in the cache at its size. Only whole files get their final name."""
-    try:
-        return wanted.path.stat().st_size == wanted.num_bytes
-    except FileNotFoundError:
-        return False
 
 
 def _confirm_enough(victims: list[CachedFile], missing_bytes: int, origins: Origins) -> list[CachedFile]:

@@ -1,10 +1,10 @@
 """Where things lie in a cache directory, and whose it is. Decides nothing about what is kept.
 
-    OWNER           marks the directory as ours: in any other one nothing is written and nothing removed
-    room.lock       held while room is counted and given away
-    locks/          one of 256 is held while an item is fetched
-    DATASET/        named by fingerprint: origin.json, manifest.json, the tokenizer, pack indexes,
-                    SHARD.NUMBER.batch, and *.part of what is being fetched
+OWNER           marks the directory as ours: in any other one nothing is written and nothing removed
+room.lock       held while room is counted and given away
+locks/          one of 256 is held while an item is fetched
+DATASET/        named by fingerprint: origin.json (its URL), the small files of the dataset under their own
+                names, SHARD.NUMBER.batch, and *.part of what is being fetched
 """
 
 import os
@@ -46,6 +46,9 @@ class CachedFile:
     """A file in the cache, finished or not."""
 
     path: Path
+    dataset: str
+    """Fingerprint of its dataset."""
+
     num_bytes: int
     modified_ns: int
 
@@ -58,7 +61,7 @@ class CachedFile:
     def key(self) -> BatchKey | None:
         """The record batch, or None for the small files of a dataset and for parts."""
         match = _BATCH_NAME.match(self.path.name)
-        return BatchKey(self.path.parent.name, match["shard"], int(match["number"])) if match else None
+        return BatchKey(self.dataset, match["shard"], int(match["number"])) if match else None
 
 
 def batch_path(root: Path, key: BatchKey) -> Path:
@@ -74,20 +77,26 @@ def room_lock_path(root: Path) -> Path:
 def item_lock_path(root: Path, path: Path) -> Path:
     """Return the lock of one file. A fixed number of them, since a lock file can never be removed safely."""
     place = path.relative_to(root).as_posix().removesuffix(PART_SUFFIX)
-    return root / _LOCKS_NAME / f"{xxhash.xxh3_64_intdigest(place) % _NUM_LOCKS:02x}"
+    return root / _LOCKS_NAME / f"{xxhash.xxh3_64_intdigest(place.encode()) % _NUM_LOCKS:02x}"
 
 
 def list_files(root: Path) -> Iterator[CachedFile]:
     """Yield every file of every dataset, parts included; others than ours are never looked at."""
     for dataset in os.scandir(root):
-        if not (_DATASET_NAME.match(dataset.name) and dataset.is_dir(follow_symlinks=False)):
+        if _DATASET_NAME.match(dataset.name) and dataset.is_dir(follow_symlinks=False):
+            yield from _list_folder(dataset.path, dataset.name)
+
+
+def _list_folder(folder: str, dataset: str) -> Iterator[CachedFile]:
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _list_folder(entry.path, dataset)
             continue
-        for entry in os.scandir(dataset.path):
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue  # evicted by another process meanwhile
-            yield CachedFile(Path(entry.path), status.st_size, status.st_mtime_ns)
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue  # evicted by another process meanwhile
+        yield CachedFile(Path(entry.path), dataset, status.st_size, status.st_mtime_ns)
 
 
 def claim_directory(root: Path) -> None:
@@ -96,7 +105,7 @@ def claim_directory(root: Path) -> None:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = root / _OWNER_NAME
         if not owner.exists():
-            foreign = sorted(name for name in os.listdir(root) if not name.startswith(_OWNER_NAME))
+            foreign = sorted(path.name for path in root.iterdir() if not path.name.startswith(_OWNER_NAME))
             # Looked at again: a rank beside us may have claimed it, and filled it, in between.
             if foreign and not owner.exists():
                 raise DataError(

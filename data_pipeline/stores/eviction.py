@@ -4,25 +4,45 @@ import math
 from collections.abc import Collection
 from typing import Protocol
 
+from data_pipeline.manifest import INDEX_NAME, MANIFEST_NAME
 from data_pipeline.stores.cache_layout import ORIGIN_NAME, BatchKey, CachedFile
 
-NOW = 0.0
-"""Next use of what the current window holds: such files stay."""
+NOW = -1.0
+"""Next use of what the current window holds: such files stay. Other uses are positions in the stream, from 0."""
+
+UNKNOWN = float(2**62)
+"""Next use of what others read: later than all the asking stream reads, and then the oldest goes first."""
 
 NEVER = math.inf
-"""Next use of what the asking stream does not read."""
+"""Next use of what nobody will miss."""
 
 
 class Uses(Protocol):
     """When the asking stream uses what."""
 
     def next_use(self, key: BatchKey) -> float:
-        """Return NOW for the current window, later windows in rising order, NEVER for all else."""
+        """Return NOW for the current window, positions for what is read later, UNKNOWN for all else."""
         ...
 
     def is_own(self, dataset: str) -> bool:
         """Whether the stream reads this dataset, and so needs its small files."""
         ...
+
+
+class OnceThrough:
+    """The uses of a stream without windows, such as held-out text: it reads on, and keeps nothing back for itself."""
+
+    def __init__(self, datasets: Collection[str], shards: Collection[str]) -> None:
+        """`shards` are the names of the shards that it reads."""
+        self._datasets, self._shards = frozenset(datasets), frozenset(shards)
+
+    def next_use(self, key: BatchKey) -> float:
+        """Let its own go before what other streams have gathered."""
+        return NEVER if key.dataset in self._datasets and key.shard in self._shards else UNKNOWN
+
+    def is_own(self, dataset: str) -> bool:
+        """Whether it reads this dataset."""
+        return dataset in self._datasets
 
 
 def choose_victims(files: Collection[CachedFile], uses: Uses, *, later_than: float) -> list[CachedFile]:
@@ -36,8 +56,8 @@ def choose_victims(files: Collection[CachedFile], uses: Uses, *, later_than: flo
 
 
 def _next_use(file: CachedFile, uses: Uses) -> float:
-    if file.is_part or file.path.name in (ORIGIN_NAME, "manifest.json"):
+    if file.is_part or file.path.name in (ORIGIN_NAME, MANIFEST_NAME, INDEX_NAME):
         return NOW
     if file.key is None:
-        return NOW if uses.is_own(file.path.parent.name) else NEVER
+        return NOW if uses.is_own(file.dataset) else UNKNOWN
     return uses.next_use(file.key)

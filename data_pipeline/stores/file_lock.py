@@ -13,14 +13,14 @@ _POLL_SECONDS = 0.005
 
 
 @contextmanager
-def file_lock(path: Path, wait: Wait) -> Iterator[None]:
-    """Hold the lock; `wait` tells who watches if another process has it for long."""
+def file_lock(path: Path, wait: Wait) -> Iterator[bool]:
+    """Hold the lock and answer True; `wait` tells who watches if another process has it for long."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         # Polled, since a blocking flock could not say what it waits for.
         while not _take(descriptor):
             wait.sleep(_POLL_SECONDS, f"another process of this node holds {path}")
-        yield
+        yield True
     finally:
         os.close(descriptor)
 

@@ -97,7 +97,7 @@ class RemoteStore:
         limit = self.policy.limit_seconds(0)
         try:
             info = _run_within(limit, wait, lambda: self._filesystem.info(f"{self._root}/{file}", **self._timed(limit)))
-        except Exception:  # noqa: BLE001: each store has errors of its own, and all of them mean: not confirmed
+        except Exception:  # noqa: BLE001  (each store has errors of its own, and all of them mean: not confirmed)
             return False
         return bool(info.get("size") == num_bytes)
 
@@ -124,12 +124,12 @@ class RemoteStore:
         cause = ""
         for number in range(1, self.policy.num_attempts + 1):
             try:
-                content = _run_within(limit_seconds, wait, lambda: attempt(limit_seconds))
+                content: bytes = _run_within(limit_seconds, wait, lambda: attempt(limit_seconds))
                 check(content)
                 return content
             except DataError:
                 raise
-            except Exception as error:  # noqa: BLE001: each store has errors of its own; none is lost
+            except Exception as error:  # noqa: BLE001  (each store has errors of its own; none is lost)
                 _raise_if_lasting(what, error)
                 cause = _describe(error)
                 num_damaged += isinstance(error, _DamagedAnswerError)
@@ -160,7 +160,7 @@ def _run_within(limit_seconds: float, wait: Wait, action: Callable[[], Any]) -> 
     def work() -> None:
         try:
             answers.put((action(), None))
-        except Exception as error:  # noqa: BLE001: handed to the thread that waits
+        except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
             answers.put((None, error))
 
     # A daemon, so that a store that never answers cannot keep the process alive.

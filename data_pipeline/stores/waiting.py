@@ -38,7 +38,7 @@ class RetryPolicy:
 
     def delays(self) -> Callable[[int], float]:
         """Return a function from the number of failures so far (1, 2, ...) to the seconds until the next attempt."""
-        draw = random.Random(self.seed)  # noqa: S311: jitter, no secret
+        draw = random.Random(self.seed)  # noqa: S311  (jitter, no secret)
 
         def delay_seconds(num_failures: int) -> float:
             whole = min(self.longest_delay_seconds, self.first_delay_seconds * 2.0 ** min(num_failures - 1, 30))
