@@ -35,9 +35,9 @@ def isolated_attention(queries: Tensor, keys: Tensor, values: Tensor, documents:
 def attention_by_document(queries: Tensor, keys: Tensor, values: Tensor, documents: DocumentLayout) -> Tensor:
     """Run one causal kernel after the other, on heads of the flattened batch, [B * T, N, H] and [B * T, K, H].
 
-    Against one fused call with a dense mask, forward and backward in fp32 on an AVX2 core, 4,096 tokens: 2 to 4 times
-    as fast at 512 positions, 4 to 15 times at 2,048, for documents of 10 to 200 tokens; grouping those of like length
-    with padding gained nothing.
+    Against one fused call with a dense mask, forward and backward in fp32 on an AVX2 core, 4,096 tokens: 2 to 3 times
+    as fast at 512 positions, 6 to 15 times at 2,048, for documents of 10 to 200 tokens; grouping those of like length
+    with padding gained nothing above 10 tokens.
     """
     # One backward for all parts; a slice for each would write a whole gradient of zeros a document.
     parts = zip(*(heads.split_with_sizes(documents.lengths) for heads in (queries, keys, values)), strict=True)

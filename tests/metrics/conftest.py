@@ -28,6 +28,7 @@ def make_step() -> Callable[..., StepMetrics]:
             "step_seconds": 0.5,
             "memory_gib": 1.25,
             "held_out_loss": 7.5 if step % 5 == 0 else None,
+            "named_held_out_losses": {"code": 6.5} if step % 5 == 0 else {},
         }
         return StepMetrics(**(values | changes))  # type: ignore[arg-type]
 

@@ -19,6 +19,30 @@ def test_time_between_steps_is_not_counted():
     assert first.memory_gib == 3.0 and second.skipped and first.held_out_loss is None
 
 
+def test_the_wait_for_data_is_a_part_of_the_step():
+    now = iter([0.0, 10.0, 10.5, 12.0, 20.0, 21.0])
+    meter = Meter(tokens_per_step=1000, clock=lambda: next(now))
+    meter.start_step()
+    meter.end_reading()
+    first = meter.end_step(step=1, tokens_seen=1000, loss=2.0, learning_rate=0.1, gradient_norm=1.0)
+    meter.start_step()
+    second = meter.end_step(step=2, tokens_seen=2000, loss=2.0, learning_rate=0.1, gradient_norm=1.0)
+    assert (first.step_seconds, first.data_stall_seconds) == (2.0, 0.5)
+    assert second.data_stall_seconds == 0.0, "each step has its own"
+
+
+def test_a_wait_for_data_is_shown_where_it_costs_something(make_step):
+    line = StepLine(num_steps=5).format(make_step(1, step_seconds=2.0, data_stall_seconds=0.021))
+    assert "data stall 0.02 s" in line
+    assert "stall" not in StepLine(num_steps=5).format(make_step(1, step_seconds=2.0, data_stall_seconds=0.019))
+
+
+def test_each_evaluation_set_has_its_place_in_the_line(make_step):
+    step = make_step(1).with_held_out({"held_out": 6.5, "code": 5.25, "wiki": 7.0})
+    assert step.held_out_loss == 6.5
+    assert "held-out loss 6.5000 | code 5.2500 | wiki 7.0000" in StepLine(num_steps=5).format(step)
+
+
 def test_peak_memory_grows_with_what_is_touched():
     before = peak_resident_bytes()
     block = bytearray(before + 64 * 2**20)
@@ -37,7 +61,9 @@ def test_the_line_of_a_step_holds_every_number(make_step):
 
 def test_lines_are_aligned_over_the_run(make_step):
     printer = StepLine(num_steps=1000)
-    lines = [printer.format(make_step(step, held_out_loss=None)) for step in (1, 10, 100, 999)]
+    lines = [
+        printer.format(make_step(step, held_out_loss=None, named_held_out_losses={})) for step in (1, 10, 100, 999)
+    ]
     assert len({tuple(match.start() for match in re.finditer(r"\|", line)) for line in lines}) == 1
 
 

@@ -30,6 +30,17 @@ def test_ignored_labels_leave_the_mean_and_the_gradient() -> None:
     assert logits.grad is not None and (logits.grad[:, 1::2] == 0).all() and (logits.grad[:, ::2] != 0).any()
 
 
+def test_losses_by_one_divisor_add_up_to_the_mean_however_they_are_cut() -> None:
+    logits = torch.randn(4, 6, 11, generator=torch.Generator().manual_seed(0))
+    labels = torch.randint(0, 11, (4, 6), generator=torch.Generator().manual_seed(1))
+    labels[0, 1:] = labels[2] = -100
+    whole = next_token_loss(logits, labels)
+    parts = [next_token_loss(logits[row : row + 1], labels[row : row + 1], torch.tensor(13 / 4)) for row in range(4)]
+    assert int((labels != -100).sum()) == 13
+    assert float(parts[2]) == 0.0, "no label, no loss"
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
 def test_loss_of_bf16_logits_is_computed_in_fp32() -> None:
     logits = torch.randn(2, 64, 500, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     labels = torch.randint(0, 500, (2, 64), generator=torch.Generator().manual_seed(1))
