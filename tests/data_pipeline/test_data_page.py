@@ -19,6 +19,10 @@ def blocks(language: str) -> list[str]:
 
 def test_the_commands_and_the_python_of_the_page_run(tmp_path, monkeypatch):
     shutil.copytree(Path(sysconfig.get_paths()["stdlib"]) / "asyncio", tmp_path / "corpus")
+    shutil.copytree(PAGE.parents[1] / "configs", tmp_path / "configs")
+    # The run file of the page reads what the README prepares; here that is the page's own dataset.
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "corpus").symlink_to(tmp_path / "datasets" / "code")
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("sh") for line in block.splitlines()]
     assert len(commands) >= 5
