@@ -37,17 +37,28 @@ class InputFile:
 
     kind: FileKind
     num_bytes: int
+    changed: str
+    """When it was last changed, as its store says."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """A part of one file: bytes of a file of lines, row groups of Parquet, rows of Arrow, or all (`stop` None)."""
 
-    path: Path
-    kind: FileKind
+    file: InputFile
     start: int
     stop: int | None
     num_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.file.path
+
+    @property
+    def kind(self) -> FileKind:
+        """How documents lie in the file."""
+        return self.file.kind
 
 
 def find_inputs(inputs: Sequence[Path], reading: ReadingConfig) -> list[InputFile]:
@@ -76,7 +87,16 @@ def split_into_pieces(file: InputFile, piece_bytes: int) -> list[Piece]:
         return _cut(file, count_row_groups(file.path), piece_bytes)
     if file.kind in ("arrow", "saved"):
         return _cut(file, len(open_table(file.path, file.kind)), piece_bytes)
-    return [Piece(file.path, file.kind, 0, None, file.num_bytes)]
+    return [Piece(file, 0, None, file.num_bytes)]
+
+
+def look_at(path: Path, kind: FileKind) -> tuple[int, str]:
+    """Return the size of an input in bytes, and when it was last changed. Raises DataError if it is gone."""
+    try:
+        facts = [child.stat() for child in (path.glob("*.arrow") if kind == "saved" else [path])]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    return sum(fact.st_size for fact in facts), str(max((fact.st_mtime_ns for fact in facts), default=0))
 
 
 def _cut(file: InputFile, num_units: int, piece_bytes: int) -> list[Piece]:
@@ -85,7 +105,7 @@ def _cut(file: InputFile, num_units: int, piece_bytes: int) -> list[Piece]:
     bounds = [num_units * number // num_pieces for number in range(num_pieces + 1)]
     sizes = [file.num_bytes * number // num_pieces for number in range(num_pieces + 1)]
     return [
-        Piece(file.path, file.kind, bounds[number], bounds[number + 1], sizes[number + 1] - sizes[number])
+        Piece(file, bounds[number], bounds[number + 1], sizes[number + 1] - sizes[number])
         for number in range(num_pieces)
     ]
 
@@ -99,8 +119,7 @@ def _expand(path: Path, number: int, reading: ReadingConfig) -> list[InputFile]:
         splits = sorted(child.name for child in path.iterdir() if child.is_dir())
         raise DataError(f"{path}: a saved dataset with splits {', '.join(splits)}: give one, as {path}/{splits[0]}")
     if (path / _SAVED_DATASET_MARK).exists():
-        size = sum(child.stat().st_size for child in path.glob("*.arrow"))
-        return [InputFile(path, number, path.name, "saved", size)]
+        return [InputFile(path, number, path.name, "saved", *look_at(path, "saved"))]
     names = {found.relative_to(path).as_posix() for glob in reading.globs for found in _glob(path, glob)}
     return [_describe(path / name, number, name, reading) for name in sorted(names) if _is_wanted(path, name, reading)]
 
@@ -119,7 +138,8 @@ def _is_wanted(folder: Path, name: str, reading: ReadingConfig) -> bool:
 
 
 def _describe(path: Path, number: int, name: str, reading: ReadingConfig) -> InputFile:
-    return InputFile(path, number, name, _kind_of(path, reading), path.stat().st_size)
+    kind = _kind_of(path, reading)
+    return InputFile(path, number, name, kind, *look_at(path, kind))
 
 
 def _kind_of(path: Path, reading: ReadingConfig) -> FileKind:

@@ -11,7 +11,8 @@ from data_pipeline.config import PreparationConfig
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SourcesEntry, TokenizerEntry
-from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, split_into_pieces
+from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, look_at, split_into_pieces
+from data_pipeline.preparation.task_record import PlanRecord
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.transforms.stop_word_lists import with_recorded_words
 
@@ -29,6 +30,11 @@ class Task:
     number: int
     pieces: tuple[Piece, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its pieces on disk."""
+        return sum(piece.num_bytes for piece in self.pieces)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +49,19 @@ class Plan:
     sources: SourcesEntry
     sources_listing: bytes
     preparation_hash: str
+
+    def record(self, num_workers: int) -> PlanRecord:
+        """Return what a rerun, and the manifest, need to know of it."""
+        return PlanRecord(
+            preparation=self.config,
+            preparation_hash=self.preparation_hash,
+            tokenizer=self.tokenizer,
+            token_dtype=self.token_dtype,
+            sources=self.sources,
+            source_versions=checksum_bytes("\n".join(file.changed for file in self.files).encode()),
+            num_tasks=len(self.tasks),
+            num_workers=num_workers,
+        )
 
     @property
     def num_source_bytes(self) -> int:
@@ -72,8 +91,7 @@ def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationC
         config=config,
         tokenizer_path=tokenizer.path,
         tokenizer=entry,
-        # 65,536 ids are the numbers that 16 bits can hold.
-        token_dtype="uint16" if tokenizer.vocabulary_size <= 1 << 16 else "uint32",
+        token_dtype=tokenizer.token_dtype,
         tasks=_group(pieces, task_bytes),
         files=tuple(files),
         sources=SourcesEntry(
@@ -82,6 +100,18 @@ def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationC
         sources_listing=listing,
         preparation_hash=_hash_preparation(config, entry, listing),
     )
+
+
+def check_unchanged(task: Task) -> None:
+    """Raise DataError if a file of `task` has another size, or was changed, since the plan was made."""
+    for file in {piece.path: piece.file for piece in task.pieces}.values():
+        num_bytes, changed = look_at(file.path, file.kind)
+        if (num_bytes, changed) != (file.num_bytes, file.changed):
+            raise DataError(
+                f"{file.path}: changed while it was prepared: {file.num_bytes} bytes at the start, {num_bytes} now, "
+                f"changed at {file.changed} and {changed} (ns): wait until nobody writes to it, and start again with "
+                "--restart"
+            )
 
 
 def _check_special_ids(tokenizer: Tokenizer, config: PreparationConfig) -> None:

@@ -18,11 +18,11 @@ from data_pipeline.config import PreparationConfig
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SPLITS, ShardEntry, Split
 from data_pipeline.preparation.documents import Document, DocumentReader
-from data_pipeline.preparation.plan import Plan, Task
+from data_pipeline.preparation.plan import Plan, Task, check_unchanged
 from data_pipeline.preparation.shard_writer import ShardWriter
+from data_pipeline.preparation.task_record import TaskResult
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.transforms.chain import TransformChain
-from data_pipeline.transforms.counts import TransformCount
 from data_pipeline.transforms.deduplication import Keeps
 from data_pipeline.transforms.transform import Dropped
 
@@ -38,18 +38,6 @@ class Advance:
     num_source_bytes: int
     num_text_bytes: int
     num_tokens: int
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What a task leaves: shards on disk and these entries for the manifest."""
-
-    number: int
-    train: list[ShardEntry]
-    validation: list[ShardEntry]
-    num_skipped_empty: int
-    num_skipped_invalid_utf8: int
-    transforms: list[TransformCount]
 
 
 def split_of(document_id: bytes, validation_fraction: float) -> Split:
@@ -68,9 +56,11 @@ def run_task(
 ) -> TaskResult:
     """Write the shards of `task` under `output`; `report` is called every megabyte and may raise to stop.
 
+    A file that is not what the plan saw, before or after it is read, is a DataError.
     `keeps` answers for the transform `deduplicate`, and is needed if the config has it.
     """
     reader = DocumentReader(plan.config.reading)
+    check_unchanged(task)
     work = _TextWork(plan.config, tokenizer, keeps)
     with ExitStack() as stack:
         series = {split: stack.enter_context(_ShardSeries(plan, task, output, split)) for split in SPLITS}
@@ -88,8 +78,11 @@ def run_task(
                     num_tokens=num_tokens,
                 )
             )
+        # Inside the block: the last shards do not appear if it raises.
+        check_unchanged(task)
     return TaskResult(
         number=task.number,
+        preparation_hash=plan.preparation_hash,
         train=series["train"].entries,
         validation=series["validation"].entries,
         num_skipped_empty=work.num_empty,
@@ -197,16 +190,16 @@ def _in_encoded_groups(documents: Iterator[Document]) -> Iterator[list[Document]
         yield group
 
 
-def _with_special_ids(plan: Plan, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _with_special_ids(plan: Plan, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
     parts: list[Any] = [ids]
     if plan.config.adds_bos:
-        parts.insert(0, [plan.tokenizer.bos_id])
+        parts.insert(0, np.array([plan.tokenizer.bos_id], ids.dtype))
     if plan.config.adds_eos:
-        parts.append([plan.tokenizer.eos_id])
+        parts.append(np.array([plan.tokenizer.eos_id], ids.dtype))
     return np.concatenate(parts) if len(parts) > 1 else ids
 
 
-def _check_ids(plan: Plan, tokens: npt.NDArray[np.int64]) -> None:
+def _check_ids(plan: Plan, tokens: npt.NDArray[Any]) -> None:
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= plan.tokenizer.vocabulary_size:
         raise DataError(
