@@ -5,11 +5,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from measuring.turns import ROOT
-
 from data_pipeline.config import PreparationConfig, TokenizerTrainingConfig
 from data_pipeline.preparation.prepare import prepare_dataset
 from data_pipeline.tokenizer_training import train_tokenizer
+from measuring.turns import ROOT
 
 FOLDER = ROOT / "build" / "benchmarks"
 MOST_BYTES = 60_000_000

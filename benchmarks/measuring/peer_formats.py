@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring.corpus import FOLDER, dataset_directory
 from torch.utils.data import DataLoader, Dataset
 
 from data_pipeline.config import DataConfig, SourceConfig
 from data_pipeline.manifest import read_manifest
 from data_pipeline.shard_reader import read_batches
 from data_pipeline.stream import open_stream
+from measuring.corpus import FOLDER, dataset_directory
 
 ROWS, LENGTH = 8, 2048
 Batches = Iterator[Any]
