@@ -14,6 +14,7 @@ from data_pipeline.manifest import SourcesEntry, TokenizerEntry
 from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, look_at, split_into_pieces
 from data_pipeline.preparation.task_record import PlanRecord
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms.deduplication import has_deduplication
 from data_pipeline.transforms.stop_word_lists import with_recorded_words
 
 # Enough tasks for every worker to end at about the same time; none so small that its shards are crumbs, none so
@@ -74,6 +75,8 @@ def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationC
     _check_special_ids(tokenizer, config)
     check_augmentation(config.augmentation, tokenizer)
     config = config.model_copy(update={"transforms": with_recorded_words(config.transforms)})
+    if has_deduplication(config.transforms):
+        raise DataError("transforms: `deduplicate` is not available in `data prepare` yet: leave it out")
     files = find_inputs(inputs, config.reading)
     task_bytes = config.task_bytes or _even_task_bytes(sum(file.num_bytes for file in files))
     pieces = [piece for file in files for piece in split_into_pieces(file, task_bytes)]

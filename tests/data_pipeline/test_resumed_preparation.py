@@ -86,10 +86,11 @@ def test_twenty_kills_at_random_moments_cost_a_task_a_worker_and_not_a_byte(big_
     killed_at_work = 0
     for number in range(20):
         before = records(output)
+        # Three processes take seconds to start, one takes one: so mostly one. The last --workers counts.
+        call = command(big_corpus, tokenizer, output, "--workers", "2" if number % 4 == 0 else "1")
         process = subprocess.Popen(
-            command(big_corpus, tokenizer, output), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+            call, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )
         wait_for_a_moment(process, output, before, source, aimed=number % 2 == 0)
         killed_at_work += process.poll() is None and (output / "tasks" / "plan.json").exists()
         process.kill()
