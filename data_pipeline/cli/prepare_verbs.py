@@ -21,6 +21,7 @@ from data_pipeline.cli.options import (
 
 if TYPE_CHECKING:
     from data_pipeline.manifest import Manifest
+    from data_pipeline.preparation.prepare import Prepared
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +68,6 @@ def prepare_verb(
     from data_pipeline.config import PreparationConfig, parse_config
     from data_pipeline.preparation.prepare import default_num_workers, prepare_dataset
     from data_pipeline.preparation.work_directory import Share
-    from data_pipeline.progress import print_note
     from data_pipeline.transforms.transforms_file import read_transforms_file
 
     values = {
@@ -90,13 +90,7 @@ def prepare_verb(
         share=Share(worker_index, num_workers),
         restart=restart,
     )
-    if prepared.was_there:
-        print_note(f"{output}: complete already, prepared in the same way: nothing to do")
-    if prepared.finished is None:
-        print_note(f"{output}: this worker is done; {prepared.waits_for}; the last to end writes the manifest")
-        answer({"path": str(output), "complete": False, "waits_for": prepared.waits_for}, as_json)
-        return
-    answer(_summary(output, prepared.finished, as_json) | {"already_complete": prepared.was_there}, as_json)
+    _tell(output, prepared, as_json)
 
 
 def finalize_verb(directory: Directory, as_json: AsJson = False) -> None:
@@ -104,6 +98,18 @@ def finalize_verb(directory: Directory, as_json: AsJson = False) -> None:
     from data_pipeline.preparation.finish import finalize
 
     answer(_summary(directory, finalize(directory), as_json), as_json)
+
+
+def _tell(output: Path, prepared: "Prepared", as_json: bool) -> None:
+    from data_pipeline.progress import print_note
+
+    if prepared.was_there:
+        print_note(f"{output}: complete already, prepared in the same way: nothing to do")
+    if prepared.finished is None:
+        print_note(f"{output}: this worker is done; {prepared.waits_for}; the last to end writes the manifest")
+        answer({"path": str(output), "complete": False, "waits_for": prepared.waits_for}, as_json)
+        return
+    answer(_summary(output, prepared.finished, as_json) | {"already_complete": prepared.was_there}, as_json)
 
 
 def _summary(output: Path, manifest: "Manifest", as_json: bool) -> dict[str, Any]:
