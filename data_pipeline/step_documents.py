@@ -6,15 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipeline.config import BatchConfig, ConfigError, DataConfig, parse_config
-from data_pipeline.config.yaml_file import read_yaml
+from data_pipeline.config import BatchConfig
 from data_pipeline.errors import DataError
+from data_pipeline.run_file import read_run_sections
 from data_pipeline.stream import TokenStream, open_stream
 from data_pipeline.tokenizer import Tokenizer
 
 Int64 = npt.NDArray[np.int64]
 
-_RUN_FILE_NAME = "run.yaml"
 # A token is at most a few characters: these are enough for the start that is shown.
 _MOST_DECODED_TOKENS = 64
 
@@ -62,9 +61,9 @@ def show_step(run: Path, step: int, *, replica: Replica | None = None, text_char
 
     With a `replica`, only the rows that it reads. Raises ConfigError or DataError for what does not fit.
     """
-    data, batch = _read_sections(run / _RUN_FILE_NAME if run.is_dir() else run)
-    positions = step_positions(batch, step, replica)
-    stream = open_stream(data)
+    sections = read_run_sections(run)
+    positions = step_positions(sections.batch, step, replica)
+    stream = open_stream(sections.data)
     tokenizer = Tokenizer.load(stream.tokenizer_path)
     numbers = stream.sample_numbers(positions)
     return [
@@ -88,17 +87,6 @@ def step_positions(batch: BatchConfig, step: int, replica: Replica | None) -> In
             f"(micro_batch_sequences {rows} x dp {replica.dp_size}): give the run's --dp-size"
         )
     return positions.reshape(-1, replica.dp_size, rows)[:, replica.dp_rank].reshape(-1)
-
-
-def _read_sections(path: Path) -> tuple[DataConfig, BatchConfig]:
-    values = read_yaml(path)
-    missing = [name for name in ("data", "batch") if not isinstance(values.get(name), dict)]
-    if missing:
-        raise ConfigError(f"{path}: has no section `{missing[0]}`: give the run file of a training")
-    return (
-        parse_config(DataConfig, values["data"], where=f"{path}: data"),
-        parse_config(BatchConfig, values["batch"], where=f"{path}: batch"),
-    )
 
 
 def _show_sample(stream: TokenStream, tokenizer: Tokenizer, position: int, number: int, characters: int) -> ShownSample:

@@ -1,5 +1,6 @@
 """How the config of a launch differs from the run's last one, and which differences a run may take. Pure."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,10 +15,20 @@ _FREE = (
     *("runs_directory", "parallel", "batch.micro_batch_sequences"),
     *("train.num_steps", "train.activation_checkpointing"),
     *("evaluation", "checkpoint", "metrics", "supervision"),
+    # The ranks compare what these say of the samples so far with the checkpoint, and refuse another past.
+    *("data.stages", "data.skip_samples", "data.cache"),
 )
 _NOT_FREE = ("metrics.experiment",)  # the tracker's run would have to move
 _NEVER = ("name", "model")  # checkpoints hold these shapes
-_NOTES = {"train.num_steps": "the learning rate of the steps to come follows the new length"}
+_FUTURE_ONLY = "must leave the samples so far as they were: the ranks check it"
+_NOTES = {
+    "train.num_steps": "the learning rate of the steps to come follows the new length",
+    "data.stages": _FUTURE_ONLY,
+    "data.skip_samples": _FUTURE_ONLY,
+    "data.sources": _FUTURE_ONLY,
+}
+# Where the data lies, and what stages call it; the checkpoint knows the data itself by its checksums.
+_SOURCE_PLACE = re.compile(r"data\.sources\.\d+\.(path|name)")
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ def find_changes(old: Mapping[str, Any], new: Mapping[str, Any], allowed: Sequen
     before, after = _flatten("", old), _flatten("", new)
     fields = sorted(before.keys() | after.keys())
     return tuple(
-        Change(field, before.get(field, ABSENT), after.get(field, ABSENT), _verdict(field, allowed))
+        Change(field, before.get(field, ABSENT), after.get(field, ABSENT), _verdict(field, before, allowed))
         for field in fields
         if before.get(field, ABSENT) != after.get(field, ABSENT)
     )
@@ -65,15 +76,20 @@ def describe_changes(changes: Sequence[Change]) -> list[str]:
     """Return one line a change, for example `  [refused] train.seed: 0 -> 1`."""
     return [
         f"  [{change.verdict}] {change.field}: {change.old!r} -> {change.new!r}"
-        + (f" ({_NOTES[change.field]})" if change.field in _NOTES else "")
+        + "".join(f" ({note})" for field, note in _NOTES.items() if _is_below(change.field, [field]))
         for change in changes
     ]
 
 
-def _verdict(field: str, allowed: Sequence[str]) -> Literal["free", "allowed", "refused", "never"]:
+def _verdict(
+    field: str, before: Mapping[str, Any], allowed: Sequence[str]
+) -> Literal["free", "allowed", "refused", "never"]:
     if _is_below(field, _NEVER):
         return "never"
     if _is_below(field, _FREE) and not _is_below(field, _NOT_FREE):
+        return "free"
+    is_appended = _is_below(field, ["data.sources"]) and field not in before
+    if is_appended or _SOURCE_PLACE.fullmatch(field):
         return "free"
     return "allowed" if _is_below(field, allowed) else "refused"
 

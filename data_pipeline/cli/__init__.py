@@ -5,7 +5,7 @@ Answers go to stdout, as text or with `--json`; progress goes to stderr. Does no
 
 import typer
 
-from data_pipeline.cli import dataset_verbs, import_verbs, prepare_verbs, stream_verbs, tokenizer_verbs
+from data_pipeline.cli import dataset_verbs, import_verbs, order_verbs, prepare_verbs, stream_verbs, tokenizer_verbs
 
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train a tokenizer, or look into one.")
 data_app = typer.Typer(no_args_is_help=True, help="Turn text into token shards, check them, look into them.")
@@ -14,3 +14,4 @@ prepare_verbs.register(data_app)
 dataset_verbs.register(data_app)
 import_verbs.register(data_app)
 stream_verbs.register(data_app)
+order_verbs.register(data_app)

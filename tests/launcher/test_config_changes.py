@@ -27,6 +27,9 @@ FREE = {
     "checkpoint__keep_last": 9,
     "metrics__audit_samples": True,
     "supervision__stop_grace_seconds": 3.0,
+    "data__cache": {"directory": "cache", "max_bytes": 1000},
+    "data__skip_samples": [{"first": 70, "last": 90}],
+    "data__stages": [{"starts_at_tokens": 640, "weights": {"data": 2.0}}],
 }
 REFUSED = {
     "train__seed": 1,
@@ -42,9 +45,12 @@ REFUSED = {
 
 @pytest.mark.parametrize(("path", "value"), FREE.items())
 def test_topology_and_length_may_change_and_are_shown(tmp_path, path, value):
-    (change,) = find_changes(dumped(tmp_path), dumped(tmp_path, **{path: value}), [])
-    assert (change.field, change.new, change.verdict) == (path.replace("__", "."), value, "free")
-    check_changes("fake", [change])
+    changes, field = find_changes(dumped(tmp_path), dumped(tmp_path, **{path: value}), []), path.replace("__", ".")
+    assert {change.verdict for change in changes} == {"free"}
+    assert all(change.field == field or change.field.startswith(f"{field}.") for change in changes)
+    if not isinstance(value, dict | list):
+        assert [(change.field, change.new) for change in changes] == [(field, value)]
+    check_changes("fake", changes)
 
 
 @pytest.mark.parametrize(("path", "value"), REFUSED.items())
@@ -72,11 +78,24 @@ def test_model_shapes_are_refused_even_when_named(tmp_path):
         check_changes("fake", changes)
 
 
-def test_another_source_is_a_change_of_the_order(tmp_path):
-    sources = run_values(tmp_path)["data"]["sources"]
-    changes = find_changes(dumped(tmp_path), dumped(tmp_path, data__sources=[*sources, {"path": "more"}]), [])
-    assert {change.field for change in changes} == {"data.sources.1.path", "data.sources.1.weight"}
-    assert {change.verdict for change in changes} == {"refused"}
+def test_a_source_is_appended_moved_or_named_and_the_ranks_check_the_data(tmp_path):
+    (first,) = run_values(tmp_path)["data"]["sources"]
+    old = dumped(tmp_path)
+    appended = find_changes(old, dumped(tmp_path, data__sources=[first, {"path": "more", "weight": 0.0}]), [])
+    assert {change.field for change in appended} == {f"data.sources.1.{name}" for name in ("path", "weight", "name")}
+    moved = find_changes(old, dumped(tmp_path, data__sources=[{"path": "elsewhere", "name": "data"}]), [])
+    assert {change.field for change in moved} == {"data.sources.0.path", "data.sources.0.name"}
+    for changes in (appended, moved):
+        assert {change.verdict for change in changes} == {"free"}
+        assert all("must leave the samples so far as they were" in line for line in describe_changes(changes))
+
+
+def test_another_weight_or_one_source_less_is_refused(tmp_path):
+    two = [{"path": "a", "weight": 1.0}, {"path": "b", "weight": 1.0}]
+    old = dumped(tmp_path, data__sources=two)
+    for sources in ([two[0] | {"weight": 2.0}, two[1]], two[:1]):
+        with pytest.raises(ConfigError, match=r"\[refused\] data\.sources\.[01]\.weight"):
+            check_changes("fake", find_changes(old, dumped(tmp_path, data__sources=sources), []))
 
 
 def test_the_same_config_has_no_changes(tmp_path):
