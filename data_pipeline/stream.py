@@ -199,6 +199,8 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
     stream = TokenStream(sources, order, config, split)
     if remote is not None and isinstance(order, TrainingOrder):
         stream.follower = remote.follow(order, [source.sequences for source in sources])
+    elif remote is not None:
+        remote.check_held_out()
     return stream
 
 

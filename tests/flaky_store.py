@@ -20,6 +20,7 @@ class FlakyStore:
         self.requests = []
         """(method, path, (start, end) or None, fault or None) of each request."""
         self.deny_status = None
+        self.stalled_path = None
         self._draw, self._lock, self._closing = random.Random(seed), threading.Lock(), threading.Event()
 
     def __enter__(self):
@@ -47,7 +48,9 @@ class FlakyStore:
         with self._lock:
             fault = None
             if method == "GET":
-                if self.script:
+                if path == self.stalled_path:
+                    fault = "stall"
+                elif self.script:
                     fault = self.script.pop(0)
                 elif self._draw.random() < self.share:
                     fault = self._draw.choice(self.faults)

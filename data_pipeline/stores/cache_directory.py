@@ -46,6 +46,10 @@ class Wanted:
     next_use: float
     """When it is used: only files that are used later make room for it."""
 
+    is_index: bool = False
+    """Whether it is kept even without room: only with a dataset's small files is it known how large a cache must be,
+    and the one that is too small is refused right after them."""
+
     def is_there(self) -> bool:
         """Whether the file is in the cache. Only whole files get their final name."""
         try:
@@ -110,7 +114,9 @@ class CacheDirectory:
         try:
             with part.open("r+b") as file:
                 file.write(fetch() if content is None else content)
-            part.replace(wanted.path)
+            # Under the lock, since a listing may see a file that is renamed meanwhile under neither name.
+            with file_lock(room_lock_path(self.root), wait):
+                part.replace(wanted.path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
@@ -132,6 +138,9 @@ class CacheDirectory:
             if self._drop_dead_parts():
                 continue
             victims = choose_victims(files, uses, later_than=wanted.next_use)
+            if not victims and wanted.is_index:
+                _create(part, wanted.num_bytes)
+                return
             if not victims and not any(file.is_part for file in files):
                 raise NoRoomError(self._describe_full(wanted, missing_bytes))
             confirmed = _confirm_enough(victims, missing_bytes, origins)

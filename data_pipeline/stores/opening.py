@@ -60,7 +60,7 @@ class RemoteSources:
             RemoteGroups.of(number, files, sequences[number].group_bytes, num_spill_tokens)
             for number, files in self._files.items()
         ]
-        self._check_size(order, groups)
+        self._check_size(least_cache_bytes(order, groups, self._window_bytes, self._kept_bytes()))
         uses = WindowUses(order, groups)
         origins = next(iter(self._files.values())).dataset.origins
         for files in self._files.values():
@@ -69,20 +69,27 @@ class RemoteSources:
             files.uses, files.origins = uses, origins
         return WindowFollower(uses, self._cache.max_bytes)
 
-    def _check_size(self, order: TrainingOrder, groups: Sequence[RemoteGroups]) -> None:
+    def check_held_out(self) -> None:
+        """Raise DataError if the cache is too small even to read on, batch by batch."""
+        sizes = [files.table.batches.counts["length_bytes"] for files in self._files.values()]
+        self._check_size(2 * max(int(size.max(initial=0)) for size in sizes) + self._kept_bytes())
+
+    def _kept_bytes(self) -> int:
+        """Bytes of the small files that stay in the cache as long as the stream is read."""
         own = {files.dataset.fingerprint for files in self._files.values()}
-        kept_bytes = sum(
+        return sum(
             file.num_bytes
             for file in list_files(self._cache.root)
             if file.dataset in own and file.key is None and not file.is_part
         )
-        needed = least_cache_bytes(order, groups, self._window_bytes, kept_bytes)
+
+    def _check_size(self, needed: int) -> None:
         if self._cache.max_bytes < needed:
             raise DataError(
-                f"data.cache.max_bytes is {self._cache.max_bytes}, this data needs at least {needed}: the shuffle "
-                f"window of {order.most_resident_bytes} bytes, what its sequences run into, two record batches and the "
-                "index: raise data.cache.max_bytes, or lower data.shuffle_window_bytes "
-                f"({self._window_bytes}) or, when preparing, the size of shards"
+                f"data.cache.max_bytes is {self._cache.max_bytes}, this data needs at least {needed} (the shuffle "
+                "window of each source and what its sequences run into, two record batches, the index): raise "
+                f"data.cache.max_bytes, or lower data.shuffle_window_bytes, which is {self._window_bytes}; a window "
+                "holds at least one shard, so that smaller ones may have to be prepared"
             )
 
 

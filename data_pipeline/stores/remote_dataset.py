@@ -61,7 +61,7 @@ class RemoteDataset:
         path = self.directory / name
         if path.is_file() and find_fault(path.read_bytes()):
             path.unlink(missing_ok=True)
-        wanted = Wanted(path, None, f"{self.url}/{name}", NOW)
+        wanted = Wanted(path, None, f"{self.url}/{name}", NOW, is_index=True)
         self.cache.obtain(wanted, lambda: self.store.read_file(name, find_fault), self._uses, self.origins)
         return path
 

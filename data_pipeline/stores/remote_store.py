@@ -175,7 +175,7 @@ def _run_within(limit_seconds: float, wait: Wait, action: Callable[[], Any]) -> 
         if error is not None:
             raise error
         return answer
-    raise TimeoutError(f"no whole answer within {limit_seconds:.0f} s")
+    raise TimeoutError(f"no whole answer within {limit_seconds:.3g} s")
 
 
 def _raise_if_lasting(what: str, error: Exception) -> None:
