@@ -35,7 +35,7 @@ class StepLine:
             parts.append(f"held-out loss {metrics.held_out_loss:.4f}")
         parts += [f"{name} {loss:.4f}" for name, loss in metrics.named_held_out_losses.items()]
         if metrics.data_stall_seconds > _LEAST_STALL_SHARE * metrics.step_seconds:
-            parts.append(f"data stall {metrics.data_stall_seconds:.2f} s")
+            parts.append(f"data stall {metrics.data_stall_seconds:.3f} s")
         if metrics.skipped:
             parts.append("skipped: fp16 overflow")
         return " | ".join(parts)

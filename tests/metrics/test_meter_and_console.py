@@ -33,7 +33,7 @@ def test_the_wait_for_data_is_a_part_of_the_step():
 
 def test_a_wait_for_data_is_shown_where_it_costs_something(make_step):
     line = StepLine(num_steps=5).format(make_step(1, step_seconds=2.0, data_stall_seconds=0.021))
-    assert "data stall 0.02 s" in line
+    assert "data stall 0.021 s" in line
     assert "stall" not in StepLine(num_steps=5).format(make_step(1, step_seconds=2.0, data_stall_seconds=0.019))
 
 
