@@ -22,7 +22,6 @@ from data_pipeline.cli.options import (
 if TYPE_CHECKING:
     from data_pipeline.manifest import Manifest
     from data_pipeline.preparation.prepare import Prepared
-    from data_pipeline.preparation.prepare import Prepared
 
 
 def register(app: typer.Typer) -> None:
@@ -92,22 +91,6 @@ def prepare_verb(
         restart=restart,
     )
     _tell(output, prepared, as_json)
-
-
-def finalize_verb(directory: Directory, as_json: AsJson = False) -> None:
-    """Write the manifest of a preparation whose tasks are all done, or say which are missing."""
-    from data_pipeline.preparation.finish import finalize
-
-    answer(_summary(directory, finalize(directory), as_json), as_json)
-
-
-def _tell(output: Path, prepared: "Prepared", as_json: bool) -> None:
-
-    _report(output, prepared, as_json)
-
-
-def _report(output: Path, prepared: "Prepared", as_json: bool) -> None:
-    from data_pipeline.progress import print_note
 
 
 def finalize_verb(directory: Directory, as_json: AsJson = False) -> None:
