@@ -10,7 +10,6 @@ import numpy.typing as npt
 from data_pipeline.config import DataConfig
 from data_pipeline.source import open_source
 from data_pipeline.stages import Stage
-from data_pipeline.stores.location import is_url
 from data_pipeline.stores.opening import RemoteSources
 from data_pipeline.training_order import SourceShape, TrainingOrder
 
@@ -67,7 +66,7 @@ class Simulation:
 
 def read_shapes(config: DataConfig) -> list[SourceShape]:
     """Open the training splits of `config` for their sizes. Raises DataError or StorageError like a run would."""
-    remote = RemoteSources(config) if any(is_url(source.path) for source in config.sources) else None
+    remote = RemoteSources(config) if any(source.is_remote for source in config.sources) else None
     opened = [open_source(config, number, "train", remote).sequences for number in range(len(config.sources))]
     return [SourceShape(one.fingerprint, one.group_sizes, one.group_bytes) for one in opened]
 

@@ -10,7 +10,6 @@ from data_pipeline.manifest import TOKENIZER_NAME, Manifest, Split, read_manifes
 from data_pipeline.packing.pack_index import open_pack_index
 from data_pipeline.sequences import ConcatSequences, PackedSequences, Sequences
 from data_pipeline.shard_files import LocalShardFiles, ShardFiles, check_file_size
-from data_pipeline.stores.location import is_url
 from data_pipeline.stores.opening import RemoteSources
 from data_pipeline.token_line import TokenLine
 
@@ -40,7 +39,7 @@ def open_source(config: DataConfig, number: int, split: Split, remote: RemoteSou
     Raises DataError if it is absent or damaged at sight, StorageError if its store or the cache fails.
     """
     source = config.sources[number]
-    if remote is not None and is_url(source.path):
+    if remote is not None and source.is_remote:
         shards = remote.open_dataset(number, split)
         directory, manifest = shards.dataset.directory, shards.dataset.manifest
         sequences = _open_sequences(config, directory, manifest, split, shards)

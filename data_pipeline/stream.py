@@ -19,7 +19,6 @@ from data_pipeline.row_buffers import RowBuffers
 from data_pipeline.shuffle import SourceShape
 from data_pipeline.source import Source, check_same_tokenizer, open_source
 from data_pipeline.stages import drawn_sources
-from data_pipeline.stores.location import is_url
 from data_pipeline.stores.opening import RemoteSources, WindowFollower
 from data_pipeline.stream_state import StreamState
 from data_pipeline.training_order import TrainingOrder
@@ -180,7 +179,7 @@ def open_stream(config: DataConfig, *, split: Split = "train") -> TokenStream:
 
     Looks at the manifest and at the size of every shard; checksums are for `llama-dist data verify`.
     """
-    remote = RemoteSources(config) if any(is_url(source.path) for source in config.sources) else None
+    remote = RemoteSources(config) if any(source.is_remote for source in config.sources) else None
     sources = [open_source(config, number, split, remote) for number in range(len(config.sources))]
     check_same_tokenizer(sources)
     sizes = tuple(source.num_sequences for source in sources)

@@ -8,8 +8,9 @@ _MANIFEST_NAME = "manifest.json"
 
 
 def check_sources(config: RunConfig) -> None:
-    """Raise ConfigError that lists every data source without a manifest."""
-    faults = [fault for source in config.data.sources if (fault := _fault(Path(source.path)))]
+    """Raise ConfigError that lists every data source without a manifest. Stores are the ranks' to ask."""
+    local = [Path(source.path) for source in config.data.sources if not source.is_remote]
+    faults = [fault for directory in local if (fault := _fault(directory))]
     if faults:
         raise ConfigError("\n".join([f"run `{config.name}`: the data cannot be read:", *faults]))
 

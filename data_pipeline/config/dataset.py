@@ -27,6 +27,11 @@ class SourceConfig(StrictModel):
     """Name by which stages refer to the source. By default the last part of its path."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the path is a URL."""
+        return "://" in self.path
+
+    @property
     def resolved_name(self) -> str:
         """The name, or the last part of the path."""
         return self.name or self.path.rstrip("/").rpartition("/")[2]

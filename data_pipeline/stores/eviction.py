@@ -10,6 +10,9 @@ from data_pipeline.stores.cache_layout import ORIGIN_NAME, BatchKey, CachedFile
 NOW = -1.0
 """Next use of what the current window holds: such files stay. Other uses are positions in the stream, from 0."""
 
+SPILLED = -0.5
+"""Next use of what one sequence of the current window runs into behind its shard: goes last of all that may go."""
+
 UNKNOWN = float(2**62)
 """Next use of what others read: later than all the asking stream reads, and then the oldest goes first."""
 

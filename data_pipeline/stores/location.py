@@ -1,13 +1,8 @@
-"""Tells URLs from directories, and refuses URLs that would leak a secret or lead nowhere. Opens nothing."""
+"""Refuses URLs that would leak a secret or lead nowhere. Opens nothing."""
 
 from urllib.parse import urlsplit
 
 from data_pipeline.errors import DataError
-
-
-def is_url(path: str) -> bool:
-    """Whether a source's path names a store rather than a directory."""
-    return "://" in path
 
 
 def check_url(url: str) -> str:

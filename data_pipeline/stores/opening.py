@@ -12,12 +12,11 @@ from data_pipeline.manifest import Split
 from data_pipeline.sequences import Sequences
 from data_pipeline.stores.cache_directory import CacheDirectory
 from data_pipeline.stores.cache_layout import list_files
-from data_pipeline.stores.location import is_url
 from data_pipeline.stores.prefetch import Prefetcher
 from data_pipeline.stores.remote_dataset import RemoteDataset
 from data_pipeline.stores.remote_shards import RemoteShardFiles
 from data_pipeline.stores.waiting import RetryPolicy
-from data_pipeline.stores.windows import RemoteGroups, WindowUses, least_cache_bytes
+from data_pipeline.stores.windows import BATCHES_BESIDE_WINDOW, RemoteGroups, WindowUses, least_cache_bytes
 from data_pipeline.training_order import TrainingOrder
 
 
@@ -26,7 +25,7 @@ class RemoteSources:
 
     def __init__(self, config: DataConfig, policy: RetryPolicy | None = None) -> None:
         """Raises DataError if the config lacks what remote sources need, or the cache directory is somebody else's."""
-        first = next(source.path for source in config.sources if is_url(source.path))
+        first = next(source.path for source in config.sources if source.is_remote)
         if config.cache is None:
             raise DataError(
                 f"{first}: a URL is read through a cache on this node: set data.cache.directory, and "
@@ -60,7 +59,7 @@ class RemoteSources:
             RemoteGroups.of(number, files, sequences[number].group_bytes, num_spill_tokens)
             for number, files in self._files.items()
         ]
-        self._check_size(least_cache_bytes(order, groups, self._window_bytes, self._kept_bytes()))
+        self._check_size(least_cache_bytes(order, groups, self._kept_bytes()))
         uses = WindowUses(order, groups)
         origins = next(iter(self._files.values())).dataset.origins
         for files in self._files.values():
@@ -72,7 +71,7 @@ class RemoteSources:
     def check_held_out(self) -> None:
         """Raise DataError if the cache is too small even to read on, batch by batch."""
         sizes = [files.table.batches.counts["length_bytes"] for files in self._files.values()]
-        self._check_size(2 * max(int(size.max(initial=0)) for size in sizes) + self._kept_bytes())
+        self._check_size(BATCHES_BESIDE_WINDOW * max(int(size.max(initial=0)) for size in sizes) + self._kept_bytes())
 
     def _kept_bytes(self) -> int:
         """Bytes of the small files that stay in the cache as long as the stream is read."""
@@ -87,7 +86,7 @@ class RemoteSources:
         if self._cache.max_bytes < needed:
             raise DataError(
                 f"data.cache.max_bytes is {self._cache.max_bytes}, this data needs at least {needed} (the shuffle "
-                "window of each source and what its sequences run into, two record batches, the index): raise "
+                f"window of each source, {BATCHES_BESIDE_WINDOW} record batches beside it, the index): raise "
                 f"data.cache.max_bytes, or lower data.shuffle_window_bytes, which is {self._window_bytes}; a window "
                 "holds at least one shard, so that smaller ones may have to be prepared"
             )

@@ -8,13 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipeline.stores.cache_layout import BatchKey
-from data_pipeline.stores.eviction import NEVER, NOW, UNKNOWN
+from data_pipeline.stores.eviction import NEVER, NOW, SPILLED, UNKNOWN
 from data_pipeline.stores.remote_shards import RemoteShardFiles
 from data_pipeline.training_order import NEVER as ORDER_NEVER
 from data_pipeline.training_order import TrainingOrder
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
+
+BATCHES_BESIDE_WINDOW = 4
+"""Record batches for which there must be room beside the window: what its sequences run into, each read once, one being
+fetched, and one of the next window."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,6 @@ class RemoteGroups:
     """Its number in the order."""
 
     files: RemoteShardFiles
-    group_bytes: Int64
-    """int64 [groups]"""
-
     bounds: Int64
     """int64 [groups + 1]: group g lies in the batches bounds[g] to bounds[g + 1], counted in the split."""
 
@@ -46,7 +47,7 @@ class RemoteGroups:
         token_ends = np.append(batches.first_token, files.table.num_tokens)[bounds[1:]]
         last_tokens = np.minimum(token_ends + num_spill_tokens, files.table.num_tokens) - 1
         reach = np.maximum(bounds[1:], np.searchsorted(batches.first_token, last_tokens, side="right"))
-        return RemoteGroups(source, files, group_bytes, bounds, reach)
+        return RemoteGroups(source, files, bounds, reach)
 
     @property
     def batch_bytes(self) -> Int64:
@@ -54,19 +55,15 @@ class RemoteGroups:
         return self.files.table.batches.counts["length_bytes"]
 
     def batch_uses(self, group_uses: Float64) -> Float64:
-        """Return the next use of each batch, float64 [batches], from that of each group."""
+        """Return the next use of each batch, float64 [batches], from that of each group.
+
+        What only the last sequence of a present group runs into is SPILLED.
+        """
         uses = np.repeat(group_uses, np.diff(self.bounds))
         for group in np.flatnonzero(self.reach > self.bounds[1:]).tolist():
             spilled = slice(int(self.bounds[group + 1]), int(self.reach[group]))
-            uses[spilled] = np.minimum(uses[spilled], group_uses[group])
+            uses[spilled] = np.minimum(uses[spilled], max(group_uses[group], SPILLED))
         return uses
-
-    def most_spill_bytes(self, window_bytes: int) -> int:
-        """Bound what the sequences of one window read past its groups."""
-        ends = np.concatenate(([0], np.cumsum(self.batch_bytes)))
-        spills = ends[self.reach] - ends[self.bounds[1:]]
-        num_groups = max(1, int(np.searchsorted(np.cumsum(np.sort(self.group_bytes)), window_bytes, side="right")))
-        return int(np.sort(spills)[::-1][:num_groups].sum())
 
 
 @dataclass(frozen=True)
@@ -137,10 +134,9 @@ class WindowUses:
         return planned
 
 
-def least_cache_bytes(order: TrainingOrder, groups: Sequence[RemoteGroups], window_bytes: int, kept_bytes: int) -> int:
-    """Return the bytes that a cache needs: the windows of one position, what their sequences run into behind them,
-    a batch that is being fetched and one ahead, and the `kept_bytes` of the datasets' small files.
+def least_cache_bytes(order: TrainingOrder, groups: Sequence[RemoteGroups], kept_bytes: int) -> int:
+    """Return the bytes that a cache needs: the windows of one position, some batches beside them, and the `kept_bytes`
+    of the datasets' small files.
     """
     largest_batch = max(int(each.batch_bytes.max(initial=0)) for each in groups)
-    spill_bytes = sum(each.most_spill_bytes(window_bytes) for each in groups)
-    return order.most_resident_bytes + spill_bytes + 2 * largest_batch + kept_bytes
+    return order.most_resident_bytes + BATCHES_BESIDE_WINDOW * largest_batch + kept_bytes

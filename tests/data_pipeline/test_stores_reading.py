@@ -6,9 +6,10 @@ import fsspec
 import pytest
 from flaky_store import FlakyStore
 
+from data_pipeline.config import SourceConfig
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.errors import DataError, StorageError
-from data_pipeline.stores.location import check_url, is_url
+from data_pipeline.stores.location import check_url
 from data_pipeline.stores.remote_store import ByteRange, RemoteStore
 from data_pipeline.stores.waiting import RetryPolicy
 
@@ -138,12 +139,8 @@ def test_urls_that_leak_or_lead_nowhere_are_refused_without_their_secret(url, me
 
 
 def test_a_directory_is_no_url():
-    assert [is_url(path) for path in ("data/code", "/data:x", "s3://bucket/x", "memory://x")] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    paths = ("data/code", "/data:x", "s3://bucket/x", "memory://x")
+    assert [SourceConfig(path=path).is_remote for path in paths] == [False, False, True, True]
     assert check_url("s3://bucket/x/") == "s3://bucket/x"
 
 
