@@ -21,6 +21,7 @@ class FlakyStore:
         """(method, path, (start, end) or None, fault or None) of each request."""
         self.deny_status = None
         self.stalled_path = None
+        self.needed_authorization = None
         self._draw, self._lock, self._closing = random.Random(seed), threading.Lock(), threading.Event()
 
     def __enter__(self):
@@ -88,6 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.store.note(method, self.path, span)
         file = self.store.folder / self.path.lstrip("/")
         status = self.store.deny_status or (int(fault) if fault in ("500", "503") else None)
+        if self.store.needed_authorization not in (None, self.headers.get("Authorization")):
+            status = 401
         if not status and not file.is_file():
             status = 404
         content = b"" if status else file.read_bytes()

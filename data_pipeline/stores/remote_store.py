@@ -50,10 +50,8 @@ class RemoteStore:
         """Raises DataError if no installed package knows the URL's protocol."""
         self.url = url
         self.policy = policy or RetryPolicy()
-        # Compressed on the way, a range would be of the compressed file.
-        options = {"headers": {"Accept-Encoding": "identity"}} if url.startswith(("http://", "https://")) else {}
         try:
-            self._filesystem, self._root = fsspec.core.url_to_fs(url, **options)
+            self._filesystem, self._root = fsspec.core.url_to_fs(url, **_options(url))
         except (ImportError, ValueError) as error:
             raise DataError(f"{url}: {error}: install the fsspec package of this store, or mend the URL") from None
 
@@ -143,6 +141,14 @@ class RemoteStore:
             f"{what}: not to be had in {self.policy.num_attempts} attempts within {wait.seconds:.0f} s; the last one: "
             f"{cause}: see whether the store answers, start again"
         )
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Add to a web store's settings that nothing is compressed on the way: a range would be of the compressed file."""
+    protocol = url.partition("://")[0]
+    if protocol not in ("http", "https"):
+        return {}
+    return {"headers": fsspec.config.conf.get(protocol, {}).get("headers", {}) | {"Accept-Encoding": "identity"}}
 
 
 class _ShortAnswerError(Exception):

@@ -92,6 +92,15 @@ def test_what_cannot_pass_is_refused_at_the_first_request(folder, status, advice
         assert len(server.requests) == 1
 
 
+def test_the_settings_of_fsspec_sign_in_to_a_web_server(folder, monkeypatch):
+    with FlakyStore(folder) as server:
+        server.needed_authorization = "Bearer abc"
+        with pytest.raises(DataError, match="denies access"):
+            RemoteStore(server.url, FAST).read_range(some_range())
+        monkeypatch.setitem(fsspec.config.conf, "http", {"headers": {"Authorization": "Bearer abc"}})
+        assert RemoteStore(server.url, FAST).read_range(some_range()) == CONTENT[1000:4000]
+
+
 def test_a_file_shorter_than_the_manifest_says_is_refused(folder):
     with FlakyStore(folder) as server, pytest.raises(DataError, match="another one than the manifest says"):
         RemoteStore(server.url, FAST).read_range(ByteRange("file.bin", 20_000, 100, 30_000, "0" * 32))
