@@ -1,6 +1,7 @@
 """Makes a dataset of any size out of one sparse shard under many names, and measures a stream over it.
 
-Run as a program, in a process of its own: DIRECTORY, then one JSON object with seconds and bytes on stdout.
+Run as a program, in a process of its own: DIRECTORY, then one JSON object with seconds and bytes on stdout. With
+DIRECTORY TOKENIZER SHARDS BATCHES TOKENS it writes the dataset instead (`benchmarks/data_memory.py`).
 """
 
 import json
@@ -22,23 +23,30 @@ NUM_BATCH_TOKENS = 4_000_000
 NUM_SHARD_BATCHES = 32
 
 
-def write_vast_dataset(directory: Path, tokenizer: Path, *, num_shards: int) -> int:
+def write_vast_dataset(
+    directory: Path,
+    tokenizer: Path,
+    *,
+    num_shards: int,
+    num_shard_batches: int = NUM_SHARD_BATCHES,
+    num_batch_tokens: int = NUM_BATCH_TOKENS,
+) -> int:
     """Write shards of one document a record batch, all ids 0, each a hard link of one file; return the tokens."""
     (directory / "shards").mkdir(parents=True)
     (directory / "tokenizer.model").write_bytes(tokenizer.read_bytes())
-    starts = 512 + np.arange(NUM_SHARD_BATCHES, dtype=np.int64) * (2 * NUM_BATCH_TOKENS + 1024)
-    num_bytes = int(starts[-1]) + 2 * NUM_BATCH_TOKENS + 1024
+    starts = 512 + np.arange(num_shard_batches, dtype=np.int64) * (2 * num_batch_tokens + 1024)
+    num_bytes = int(starts[-1]) + 2 * num_batch_tokens + 1024
     original = directory / "shards" / "train-00000-000.arrow"
     with original.open("wb") as file:
         file.write(b"ARROW1")
         for start in starts.tolist():
             file.seek(start)
-            file.write(np.array([0, NUM_BATCH_TOKENS], dtype=np.int32).tobytes())
+            file.write(np.array([0, num_batch_tokens], dtype=np.int32).tobytes())
         file.truncate(num_bytes)
     names = [f"shards/train-{number:05d}-000.arrow" for number in range(num_shards)]
     for name in names[1:]:
         os.link(original, directory / name)
-    table = _table(names, starts, num_bytes)
+    table = _table(names, starts, num_bytes, num_batch_tokens)
     write_manifest(
         directory,
         Manifest(
@@ -57,15 +65,15 @@ def write_vast_dataset(directory: Path, tokenizer: Path, *, num_shards: int) -> 
     return table.num_tokens
 
 
-def _table(names: list[str], starts: np.ndarray, num_bytes: int) -> ShardTable:
+def _table(names: list[str], starts: np.ndarray, num_bytes: int, num_batch_tokens: int) -> ShardTable:
     num_batches = len(names) * len(starts)
-    tokens = np.full(num_batches, NUM_BATCH_TOKENS, dtype=np.int64)
+    tokens = np.full(num_batches, num_batch_tokens, dtype=np.int64)
     places = np.tile(starts, len(names))
     shard_counts = {
         "num_bytes": num_bytes,
         "num_documents": len(starts),
-        "num_tokens": len(starts) * NUM_BATCH_TOKENS,
-        "num_text_bytes": 4 * len(starts) * NUM_BATCH_TOKENS,
+        "num_tokens": len(starts) * num_batch_tokens,
+        "num_text_bytes": 4 * len(starts) * num_batch_tokens,
     }
     return ShardTable(
         ShardColumns(
@@ -122,4 +130,14 @@ def measure(directory: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]))))
+    if len(sys.argv) > 2:
+        shards, batches, tokens = map(int, sys.argv[3:])
+        write_vast_dataset(
+            Path(sys.argv[1]),
+            Path(sys.argv[2]),
+            num_shards=shards,
+            num_shard_batches=batches,
+            num_batch_tokens=tokens,
+        )
+    else:
+        print(json.dumps(measure(Path(sys.argv[1]))))
