@@ -105,6 +105,10 @@ class TokenLine:
             starts += [num_here + place for place in following]
         return starts
 
+    def let_go(self) -> None:
+        """Hold no record batch any more, so that the disk of those that a cache evicted comes free."""
+        self._open.clear()
+
     def document_bounds(self, batch: int) -> npt.NDArray[np.int32]:
         """Return the bounds of the documents of a record batch, int32 [documents + 1], from 0 to its tokens."""
         return (self._open.get(batch) or self._open_batch(batch)).bounds

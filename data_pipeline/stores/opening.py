@@ -17,6 +17,7 @@ from data_pipeline.stores.remote_dataset import RemoteDataset
 from data_pipeline.stores.remote_shards import RemoteShardFiles
 from data_pipeline.stores.waiting import RetryPolicy
 from data_pipeline.stores.windows import BATCHES_BESIDE_WINDOW, RemoteGroups, WindowUses, least_cache_bytes
+from data_pipeline.token_line import TokenLine
 from data_pipeline.training_order import TrainingOrder
 
 
@@ -66,7 +67,7 @@ class RemoteSources:
             origins = origins.join(files.dataset.origins)
         for files in self._files.values():
             files.uses, files.origins = uses, origins
-        return WindowFollower(uses, self._cache.max_bytes)
+        return WindowFollower(uses, self._cache.max_bytes, [sequences[number].line for number in self._files])
 
     def check_held_out(self) -> None:
         """Raise DataError if the cache is too small even to read on, batch by batch."""
@@ -95,14 +96,17 @@ class RemoteSources:
 class WindowFollower:
     """Keeps the current window of one stream in the cache, and fetches the next ones while there is room."""
 
-    def __init__(self, uses: WindowUses, max_bytes: int) -> None:
-        self._uses, self._max_bytes = uses, max_bytes
+    def __init__(self, uses: WindowUses, max_bytes: int, lines: Sequence[TokenLine]) -> None:
+        self._uses, self._max_bytes, self._lines = uses, max_bytes, lines
         self._prefetcher = Prefetcher()
 
     def advance(self, position: int) -> None:
         """Say that the stream reads at `position`, before it reads. Raises what the prefetching ran into."""
         self._prefetcher.raise_error()
         if self._uses.advance(position):
+            # A mapped file keeps its disk even when it is evicted.
+            for line in self._lines:
+                line.let_go()
             self._prefetcher.follow(self._uses.plan(self._max_bytes))
 
     def close(self) -> None:

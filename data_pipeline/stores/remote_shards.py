@@ -26,11 +26,10 @@ _MOST_FETCHES = 20
 class RemoteShardFiles:
     """Gives record batches like `shard_files.ShardFiles`, through the cache."""
 
-    # What a reader holds takes disk even when it was evicted, until the reader opens as many others.
-    most_held_batches = 64
-
     def __init__(self, dataset: RemoteDataset, split: Split) -> None:
         self.dataset = dataset
+        # What a reader holds takes disk even when it was evicted: within a window nothing is, held-out text has none.
+        self.most_held_batches = 64 if split == "train" else 4
         self.table = dataset.manifest.table(split)
         self.shard_names = [Path(name).stem for name in self.table.columns.files.to_pylist()]
         self.uses: Uses = OnceThrough([dataset.fingerprint], self.shard_names)

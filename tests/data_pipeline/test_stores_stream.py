@@ -92,9 +92,9 @@ def test_two_epochs_through_the_least_cache_and_a_failing_server_are_the_local_o
             assert_same(local, remote, np.arange(start, start + 16))
             assert cache_bytes(cache) <= max_bytes
         assert any(fault for *_, fault in server.requests)
-        batches = [fetch for fetch in server.good_fetches() if fetch[1]]
-        # Four windows an epoch or more, each batch once a window, and what runs over into a neighbour.
-        assert max(Counter(batches).values()) <= 8
+        times = Counter(fetch for fetch in server.good_fetches() if fetch[1])
+        # Once an epoch, and again where a neighbour's last sequence runs into it.
+        assert 1.5 * len(times) < sum(times.values()) < 2.8 * len(times)
         remote.follower.close()
 
 

@@ -76,7 +76,8 @@ def test_three_million_tokens_are_the_local_ones(dataset, tmp_path):
         assert num_failed > 0.03 * len(server.requests)
 
 
-def test_a_run_on_a_failing_server_has_the_losses_of_the_local_run(dataset, tmp_path, llama_dist):
+@pytest.mark.parametrize("num_steps", [12, pytest.param(NUM_STEPS, marks=pytest.mark.long)])
+def test_a_run_on_a_failing_server_has_the_losses_of_the_local_run(dataset, tmp_path, llama_dist, num_steps):
     import yaml
 
     def losses(name: str, data: dict) -> list[float]:
@@ -89,8 +90,8 @@ def test_a_run_on_a_failing_server_has_the_losses_of_the_local_run(dataset, tmp_
             },
             "data": data,
             "batch": {"global_batch_sequences": GLOBAL_BATCH, "micro_batch_sequences": 10},
-            "train": {"num_steps": NUM_STEPS, "precision": "fp32"},
-            "evaluation": {"interval_steps": NUM_STEPS // 2, "num_sequences": 40},
+            "train": {"num_steps": num_steps, "precision": "fp32"},
+            "evaluation": {"interval_steps": num_steps // 2, "num_sequences": 40},
             "metrics": {"mlflow": False},
         }  # fmt: skip
         path = tmp_path / f"{name}.yaml"
@@ -104,5 +105,5 @@ def test_a_run_on_a_failing_server_has_the_losses_of_the_local_run(dataset, tmp_
     with FlakyStore(dataset, share=0.1, seed=11) as server:
         remote = losses("remote", data_values(dataset, server.url, tmp_path / "cache"))
         assert any(fault for *_, fault in server.requests)
-    assert len(local) == NUM_STEPS
+    assert len(local) == num_steps
     assert remote == local
