@@ -71,6 +71,12 @@ def cache_bytes(cache) -> int:
         return sum(file.num_bytes for file in list_files(cache))
 
 
+def num_deleted_maps(cache) -> int:
+    """Count the evicted files of the cache that this process still keeps on the disk."""
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return sum(str(cache) in line and line.endswith("(deleted)") for line in maps)
+
+
 def cached_batches(cache):
     return {file.path.name for file in list_files(cache) if file.key}
 
@@ -83,15 +89,17 @@ def assert_same(first, second, numbers):
 
 def test_two_epochs_through_the_least_cache_and_a_failing_server_are_the_local_ones(many_shards, tmp_path):
     local = open_stream(config_of(many_shards))
-    with FlakyStore(many_shards, share=0.05, seed=1) as server:
+    with FlakyStore(many_shards, share=0.03, seed=1) as server:
         max_bytes = least_bytes(server.url, tmp_path)
         assert max_bytes < sum(shard.num_bytes for shard in read_manifest(many_shards).train) / 2
         cache = tmp_path / "cache"
-        remote = open_stream(config_of(server.url, cache, max_bytes))
+        remote, still_mapped = open_stream(config_of(server.url, cache, max_bytes)), []
         for start in range(0, 2 * local.num_sequences, 16):
             assert_same(local, remote, np.arange(start, start + 16))
             assert cache_bytes(cache) <= max_bytes
+            still_mapped.append(num_deleted_maps(cache))
         assert any(fault for *_, fault in server.requests)
+        assert max(still_mapped) <= 6, "the disk of evicted batches comes free"
         times = Counter(fetch for fetch in server.good_fetches() if fetch[1])
         # Once an epoch, and again where a neighbour's last sequence runs into it.
         assert 1.5 * len(times) < sum(times.values()) < 2.8 * len(times)
