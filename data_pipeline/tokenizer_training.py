@@ -44,7 +44,7 @@ def tokenizer_file(output: Path) -> Path:
 
 
 def train_tokenizer(
-    inputs: Sequence[Path], output: Path, config: TokenizerTrainingConfig, *, overwrite: bool = False
+    inputs: Sequence[Path | str], output: Path, config: TokenizerTrainingConfig, *, overwrite: bool = False
 ) -> TrainedTokenizer:
     """Train on the documents of `inputs` and write the file. Raises DataError where the text cannot carry it."""
     path = tokenizer_file(output)
@@ -64,7 +64,9 @@ def train_tokenizer(
     )
 
 
-def _collect_sample(inputs: Sequence[Path], reader: DocumentReader, config: TokenizerTrainingConfig) -> TextSample:
+def _collect_sample(
+    inputs: Sequence[Path | str], reader: DocumentReader, config: TokenizerTrainingConfig
+) -> TextSample:
     files = find_inputs(inputs, config.reading)
     sample = TextSample(config.sample_bytes)
     num_source_bytes = 0

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from data_pipeline.transforms.counts import TransformCount
 
 Inputs = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         metavar="INPUT...",
-        help="Files (.jsonl, .json, .parquet, .arrow, text; also .gz), folders of them, or a saved dataset.",
+        help="Files (.jsonl, .json, .csv, .parquet, .arrow, text; also .gz, .zst), folders or URLs of them, a saved "
+        "dataset, or hub://owner/name?config=C&split=S.",
     ),
 ]
 Globs = Annotated[

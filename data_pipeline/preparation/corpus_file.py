@@ -1,63 +1,85 @@
-"""Opens one file of a corpus, whatever its kind, and says in its own words when the file is damaged."""
+"""Opens one file of a corpus, here or behind a URL, and says in its own words when the file is damaged."""
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from data_pipeline.errors import DataError
+from data_pipeline.preparation.remote_file import REQUEST_BYTES, is_url, open_url, shown_url
 
-FileKind = Literal["text", "lines", "json_lines", "json_array", "parquet", "arrow", "saved"]
+FileKind = Literal["text", "lines", "json_lines", "json_array", "csv", "tsv", "parquet", "arrow", "saved", "hub"]
 """How documents lie in a file: the whole file, its lines, JSON objects, or rows of a table."""
 
-COMPRESSED_SUFFIX = ".gz"
+COMPRESSED_SUFFIXES = {".gz": "gzip", ".zst": "zstd"}
+_PEEK_BYTES = 4096
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether the file is read through gzip, and so only from its start."""
-    return path.suffix == COMPRESSED_SUFFIX
+def file_name(path: str) -> str:
+    """Return the last part of a path or URL, without the query of a web address."""
+    return PurePosixPath(urlsplit(path).path if is_url(path) else path).name
+
+
+def codec_of(path: str) -> str | None:
+    """Return what the file is compressed with, by its name; such a file is read only from its start."""
+    return COMPRESSED_SUFFIXES.get(PurePosixPath(file_name(path)).suffix.lower())
 
 
 @contextmanager
-def open_bytes(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Open as (the file's text as bytes, the file on disk); the position of the latter tells the progress.
+def open_bytes(path: str, request_bytes: int = REQUEST_BYTES) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open as (the file's text as bytes, the file as stored); the position of the latter tells the progress.
 
-    Raises DataError where the file cannot be opened, or its compressed data is damaged, now or inside the block.
+    Raises DataError where the file cannot be opened, or its compressed data is damaged, now or inside the block;
+    StorageError where a store does not answer.
     """
+    codec = codec_of(path)
     try:
-        with path.open("rb") as raw:
-            if not is_compressed(path):
+        with open_url(path, request_bytes) if is_url(path) else Path(path).open("rb") as raw:
+            if codec is None:
                 yield raw, raw
                 return
-            with gzip.GzipFile(fileobj=raw) as plain:
-                yield cast(BinaryIO, plain), raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: damaged or cut off, {path.stat().st_size} bytes of gzip: {error}") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+            with _plain(raw, codec) as plain:
+                yield plain, raw
+    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
+        # The libraries' complaints about content carry no number of the system.
+        if getattr(error, "errno", None) is None and codec is not None:
+            raise DataError(f"{shown_url(path)}: damaged or cut off, as {codec} data: {error}") from None
+        raise DataError(f"{shown_url(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def starts_with_bracket(path: Path) -> bool:
+@contextmanager
+def _plain(raw: BinaryIO, codec: str) -> Iterator[BinaryIO]:
+    if codec == "gzip":
+        with gzip.GzipFile(fileobj=raw) as plain:
+            yield cast(BinaryIO, plain)
+        return
+    with pa.CompressedInputStream(raw, codec) as stream:
+        yield cast(BinaryIO, io.BufferedReader(stream, 1024 * 1024))
+
+
+def starts_with_bracket(path: str) -> bool:
     """Whether a JSON file holds one array, rather than an object a line."""
-    with open_bytes(path) as (file, _):
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    with open_bytes(path, _PEEK_BYTES) as (file, _):
+        return file.read(_PEEK_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
-def open_table(path: Path, kind: FileKind) -> Any:
+def open_table(path: str, kind: FileKind) -> Any:
     """Map an Arrow file (either format) or a saved dataset, as something with a length, `column_names` and slices."""
     if kind == "saved":
         import datasets  # noqa: PLC0415  (takes a second to import, and only this kind needs it)
 
         try:
-            return datasets.load_from_disk(str(path)).with_format("arrow")
+            return datasets.load_from_disk(path).with_format("arrow")
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             raise DataError(f"{path}: not a whole saved dataset: {error}") from None
     try:
-        mapped = pa.memory_map(str(path))
+        mapped = pa.memory_map(path)
         try:
             return pa.ipc.open_file(mapped).read_all()
         except pa.ArrowInvalid:
@@ -67,11 +89,12 @@ def open_table(path: Path, kind: FileKind) -> Any:
         raise DataError(f"{path}: not a whole Arrow file: {error}") from None
 
 
-def count_row_groups(path: Path) -> int:
+def count_row_groups(path: str) -> int:
     """Count the row groups of a Parquet file. Raises DataError if it is not whole."""
     import pyarrow.parquet as pq  # noqa: PLC0415  (only this kind needs it)
 
     try:
-        return int(pq.read_metadata(path).num_row_groups)
+        with open_bytes(path, 64 * 1024) as (file, _):
+            return int(pq.read_metadata(file).num_row_groups)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a whole Parquet file: {error}") from None
+        raise DataError(f"{shown_url(path)}: not a whole Parquet file: {error}") from None

@@ -5,19 +5,21 @@ Every fault names the file and the place in it. Tokenizes nothing.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from data_pipeline.config import ReadingConfig
 from data_pipeline.errors import DataError
-from data_pipeline.preparation.corpus_file import is_compressed, open_bytes, open_table
+from data_pipeline.preparation.corpus_file import codec_of, open_bytes
+from data_pipeline.preparation.hub_dataset import read_shards
 from data_pipeline.preparation.inputs import Piece
+from data_pipeline.preparation.tables import Column, read_csv, read_table
 
 # One document is held in memory several times over, and Arrow's list offsets end at 2**31.
 MOST_DOCUMENT_BYTES = 256 * 1024 * 1024
-_ROWS_AT_A_TIME = 256
+_TEXT_CELLS = (pa.StringScalar, pa.LargeStringScalar, pa.StringViewScalar, pa.BinaryScalar)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -46,14 +48,18 @@ class DocumentReader:
             yield from self._read_lines(piece)
         elif piece.kind == "json_array":
             yield from self._read_json_array(piece)
+        elif piece.kind in ("csv", "tsv"):
+            yield from self._read_csv(piece)
+        elif piece.kind == "hub":
+            yield from self._read_hub(piece)
         else:
-            yield from self._read_table(piece)
+            yield from self._read_rows(piece)
 
     def _read_text(self, piece: Piece) -> Iterator[Document]:
         with open_bytes(piece.path) as (file, _):
             content = file.read(MOST_DOCUMENT_BYTES + 1)
-        _check_length(content, str(piece.path), "use --text-unit line, or cut the file")
-        yield from self._decode(content, str(piece.path), 0, piece.num_bytes)
+        _check_length(content, piece.place, "use --text-unit line, or cut the file")
+        yield from self._decode(content, piece.place, 0, piece.num_bytes)
 
     def _read_lines(self, piece: Piece) -> Iterator[Document]:
         """Yield from the lines that start inside the piece; the last of them may end beyond it."""
@@ -61,19 +67,19 @@ class DocumentReader:
             compressed_before = 0
             for offset, line in _lines_starting_in(file, piece):
                 num_source_bytes = len(line)
-                if is_compressed(piece.path):
+                if codec_of(piece.path):
                     compressed_after = raw.tell()
                     num_source_bytes, compressed_before = compressed_after - compressed_before, compressed_after
-                place = f"{piece.path}: byte {offset}"
+                place = f"{piece.place}: byte {offset}"
                 if piece.kind == "lines":
-                    yield from self._decode(line.removesuffix(b"\n"), str(piece.path), offset, num_source_bytes)
+                    yield from self._decode(line.removesuffix(b"\n"), piece.place, offset, num_source_bytes)
                 elif line.strip():
                     yield from self._decode_json_line(line, piece, offset, place, num_source_bytes)
 
     def _decode_json_line(
         self, line: bytes, piece: Piece, offset: int, place: str, num_source_bytes: int
     ) -> Iterator[Document]:
-        for decoded in self._decode(line, str(piece.path), offset, num_source_bytes):
+        for decoded in self._decode(line, piece.place, offset, num_source_bytes):
             try:
                 row = json.loads(decoded.text.removeprefix("\ufeff"))
             except json.JSONDecodeError as error:
@@ -85,28 +91,45 @@ class DocumentReader:
     def _read_json_array(self, piece: Piece) -> Iterator[Document]:
         with open_bytes(piece.path) as (file, _):
             content = file.read()
-        for decoded in self._decode(content, str(piece.path), 0, piece.num_bytes):
+        for decoded in self._decode(content, piece.place, 0, piece.num_bytes):
             try:
                 rows = json.loads(decoded.text.removeprefix("\ufeff"))
             except json.JSONDecodeError as error:
-                raise DataError(f"{piece.path}: not JSON at character {error.pos}: {error.msg}") from None
+                raise DataError(f"{piece.place}: not JSON at character {error.pos}: {error.msg}") from None
             for number, row in enumerate(rows):
-                place = f"{piece.path}: element {number}"
+                place = f"{piece.place}: element {number}"
                 yield from self._encode(self._text_of(row, place), place, piece.num_bytes // len(rows))
 
-    def _read_table(self, piece: Piece) -> Iterator[Document]:
+    def _read_rows(self, piece: Piece) -> Iterator[Document]:
+        """Yield the rows of a table whose size in rows is known before."""
         num_bytes_left, rows_left = piece.num_bytes, None
-        for first_row, column, num_rows in _columns(piece, self._reading.text_field):
-            rows_left = num_rows if rows_left is None else rows_left
-            for number, value in enumerate(column):
+        for column in read_table(piece, self._reading.text_field):
+            rows_left = column.num_rows_of_piece if rows_left is None else rows_left
+            for number in range(len(column.values)):
                 share = num_bytes_left // max(1, rows_left)
                 num_bytes_left, rows_left = num_bytes_left - share, rows_left - 1
-                place = f"{piece.path}: row {first_row + number}"
-                if not isinstance(value, pa.StringScalar | pa.LargeStringScalar | pa.StringViewScalar) or (
-                    not value.is_valid
-                ):
-                    raise DataError(f"{place}: column `{self._reading.text_field}` holds {value}, needs text")
-                yield from self._decode(value.as_buffer().to_pybytes(), place, 0, share)
+                yield from self._decode_cell(column, number, piece, share)
+
+    def _read_csv(self, piece: Piece) -> Iterator[Document]:
+        for column in read_csv(piece, self._reading.text_field):
+            for number in range(len(column.values)):
+                share = column.num_source_bytes // len(column.values)
+                yield from self._decode_cell(column, number, piece, share)
+
+    def _decode_cell(self, column: Column, number: int, piece: Piece, num_source_bytes: int) -> Iterator[Document]:
+        place = f"{piece.place}: row {column.first_row + number}"
+        value = column.values[number]
+        if not isinstance(value, _TEXT_CELLS) or not value.is_valid:
+            raise DataError(f"{place}: column `{self._reading.text_field}` holds {value}, needs text")
+        yield from self._decode(value.as_buffer().to_pybytes(), place, 0, num_source_bytes)
+
+    def _read_hub(self, piece: Piece) -> Iterator[Document]:
+        num_bytes_left = piece.num_bytes
+        for place, row in read_shards(piece, self._reading.text_field):
+            for document in self._encode(self._text_of(row, place), place, 0):
+                share = min(len(document.utf8), num_bytes_left)
+                num_bytes_left -= share
+                yield replace(document, num_source_bytes=share)
 
     def _text_of(self, row: Any, place: str) -> str:
         field = self._reading.text_field
@@ -162,43 +185,8 @@ def _lines_starting_in(file: BinaryIO, piece: Piece) -> Iterator[tuple[int, byte
 
 def _read_line(file: BinaryIO, piece: Piece, offset: int) -> bytes:
     line = file.readline(MOST_DOCUMENT_BYTES + 1)
-    _check_length(line, f"{piece.path}: byte {offset}", "cut the line")
+    _check_length(line, f"{piece.place}: byte {offset}", "cut the line")
     return line
-
-
-def _columns(piece: Piece, field: str) -> Iterator[tuple[int, Any, int]]:
-    """Yield (number of the first row, values of the text column, rows of the piece), some rows at a time."""
-    if piece.kind == "parquet":
-        yield from _parquet_columns(piece, field)
-        return
-    table = open_table(piece.path, piece.kind)
-    _check_column(table.column_names, piece, field)
-    stop = len(table) if piece.stop is None else piece.stop
-    for first in range(piece.start, stop, _ROWS_AT_A_TIME):
-        last = min(first + _ROWS_AT_A_TIME, stop)
-        rows = table[first:last] if piece.kind == "saved" else table.slice(first, last - first)
-        yield first, rows[field], stop - piece.start
-
-
-def _parquet_columns(piece: Piece, field: str) -> Iterator[tuple[int, Any, int]]:
-    import pyarrow.parquet as pq  # noqa: PLC0415  (only this kind needs it)
-
-    try:
-        with pq.ParquetFile(piece.path) as file:
-            _check_column(file.schema_arrow.names, piece, field)
-            counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            first, groups = sum(counts[: piece.start]), range(piece.start, piece.stop or 0)
-            num_rows = sum(counts[group] for group in groups)
-            for batch in file.iter_batches(_ROWS_AT_A_TIME, row_groups=list(groups), columns=[field]):
-                yield first, batch.column(0), num_rows
-                first += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{piece.path}: row groups {piece.start}..{piece.stop} are damaged: {error}") from None
-
-
-def _check_column(names: list[str], piece: Piece, field: str) -> None:
-    if field not in names:
-        raise DataError(f"{piece.path}: no column `{field}` (columns: {', '.join(names)}): name it with --text-field")
 
 
 def _check_length(content: bytes, place: str, advice: str) -> None:

@@ -3,25 +3,29 @@
 Knows no dataset and keeps nothing; `cache_directory.py` does.
 """
 
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from data_pipeline.durable_file import checksum_bytes
 from data_pipeline.errors import DataError, StorageError
+from data_pipeline.stores.request import (
+    DENIED_STATUSES,
+    GONE_STATUSES,
+    PASSING_STATUSES,
+    DamagedAnswerError,
+    ShortAnswerError,
+    describe_error,
+    run_within,
+    status_of,
+    store_options,
+)
 from data_pipeline.stores.waiting import RetryPolicy, Wait
 
 # A damaged answer may be the way's fault; three of them are the file's.
 _MOST_DAMAGED_ANSWERS = 3
-# Answers of HTTP below 500 that a later attempt may cure: request timeout, too early, too many requests.
-_PASSING_STATUSES = (408, 425, 429)
-_GONE_STATUSES = (404, 410)
-_DENIED_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class RemoteStore:
         self.url = url
         self.policy = policy or RetryPolicy()
         try:
-            self._filesystem, self._root = fsspec.core.url_to_fs(url, **_options(url))
+            self._filesystem, self._root = fsspec.core.url_to_fs(url, **store_options(url))
         except (ImportError, ValueError) as error:
             raise DataError(f"{url}: {error}: install the fsspec package of this store, or mend the URL") from None
 
@@ -65,10 +69,10 @@ class RemoteStore:
                         f"{self._name(wanted.file)}: asked for {wanted}, the store sent all {len(content)} bytes: it "
                         "ignores ranges of bytes: serve the dataset by a server that knows them, or copy it here"
                     )
-                raise _ShortAnswerError(f"{len(content)} of {wanted.num_bytes} bytes arrived")
+                raise ShortAnswerError(f"{len(content)} of {wanted.num_bytes} bytes arrived")
             seen = checksum_bytes(content)
             if seen != wanted.checksum:
-                raise _DamagedAnswerError(f"checksum {seen}, the manifest says {wanted.checksum}")
+                raise DamagedAnswerError(f"checksum {seen}, the manifest says {wanted.checksum}")
 
         end = wanted.start_bytes + wanted.num_bytes
         return self._persist(
@@ -84,7 +88,7 @@ class RemoteStore:
         def check(content: bytes) -> None:
             fault = find_fault(content)
             if fault:
-                raise _DamagedAnswerError(fault)
+                raise DamagedAnswerError(fault)
 
         limit_seconds = self.policy.limit_seconds(expected_bytes)
         return self._persist(self._name(file), lambda limit: self._cat(file, limit), check, limit_seconds)
@@ -94,7 +98,7 @@ class RemoteStore:
         wait = Wait(f"the size of {self._name(file)}", self.policy.notice_after_seconds)
         limit = self.policy.limit_seconds(0)
         try:
-            info = _run_within(limit, wait, lambda: self._filesystem.info(f"{self._root}/{file}", **self._timed(limit)))
+            info = run_within(limit, wait, lambda: self._filesystem.info(f"{self._root}/{file}", **self._timed(limit)))
         except Exception:  # noqa: BLE001  (each store has errors of its own, and all of them mean: not confirmed)
             return False
         return bool(info.get("size") == num_bytes)
@@ -122,15 +126,15 @@ class RemoteStore:
         cause = ""
         for number in range(1, self.policy.num_attempts + 1):
             try:
-                content: bytes = _run_within(limit_seconds, wait, lambda: attempt(limit_seconds))
+                content: bytes = run_within(limit_seconds, wait, lambda: attempt(limit_seconds))
                 check(content)
                 return content
             except DataError:
                 raise
             except Exception as error:  # noqa: BLE001  (each store has errors of its own; none is lost)
                 _raise_if_lasting(what, error)
-                cause = _describe(error)
-                num_damaged += isinstance(error, _DamagedAnswerError)
+                cause = describe_error(error)
+                num_damaged += isinstance(error, DamagedAnswerError)
                 if num_damaged == _MOST_DAMAGED_ANSWERS:
                     raise DataError(
                         f"{what}: {cause}, {num_damaged} times: the stored file is damaged: put the prepared one back"
@@ -143,74 +147,18 @@ class RemoteStore:
         )
 
 
-def _options(url: str) -> dict[str, Any]:
-    """Add to a web store's settings that nothing is compressed on the way: a range would be of the compressed file."""
-    protocol = url.partition("://")[0]
-    if protocol not in ("http", "https"):
-        return {}
-    return {"headers": fsspec.config.conf.get(protocol, {}).get("headers", {}) | {"Accept-Encoding": "identity"}}
-
-
-class _ShortAnswerError(Exception):
-    """Fewer bytes than asked for, or more."""
-
-
-class _DamagedAnswerError(Exception):
-    """The right number of bytes, but others."""
-
-
-def _run_within(limit_seconds: float, wait: Wait, action: Callable[[], Any]) -> Any:
-    """Run `action` in a thread and give up on it after the limit: not every store has a time limit of its own."""
-    answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put((action(), None))
-        except Exception as error:  # noqa: BLE001  (handed to the thread that waits)
-            answers.put((None, error))
-
-    # A daemon, so that a store that never answers cannot keep the process alive.
-    threading.Thread(target=work, name="store request", daemon=True).start()
-    started = wait.seconds
-    while (left := limit_seconds - (wait.seconds - started)) > 0:
-        try:
-            answer, error = answers.get(timeout=min(left, 0.5))
-        except queue.Empty:
-            wait.tell_if_long()
-            continue
-        if error is not None:
-            raise error
-        return answer
-    raise TimeoutError(f"no whole answer within {limit_seconds:.3g} s")
-
-
 def _raise_if_lasting(what: str, error: Exception) -> None:
     """Raise DataError for what no later attempt cures."""
-    status = _status(error)
-    if isinstance(error, FileNotFoundError) or status in _GONE_STATUSES:
+    status = status_of(error)
+    if isinstance(error, FileNotFoundError) or status in GONE_STATUSES:
         raise DataError(f"{what}: not in the store: mend data.sources.N.path, or put the dataset there") from None
-    if isinstance(error, PermissionError) or status in _DENIED_STATUSES:
+    if isinstance(error, PermissionError) or status in DENIED_STATUSES:
         raise DataError(
-            f"{what}: the store denies access ({_describe(error)}): give this node the right to read it, by the "
+            f"{what}: the store denies access ({describe_error(error)}): give this node the right to read it, by the "
             "store's own settings (environment, credentials file, role)"
         ) from None
-    if status is not None and 400 <= status < 500 and status not in _PASSING_STATUSES:
+    if status is not None and 400 <= status < 500 and status not in PASSING_STATUSES:
         raise DataError(
-            f"{what}: the store refuses ({_describe(error)}): its file is another one than the manifest says, or it "
-            "cannot be read this way: put the prepared one back"
+            f"{what}: the store refuses ({describe_error(error)}): its file is another one than the manifest says, or "
+            "it cannot be read this way: put the prepared one back"
         ) from None
-
-
-def _status(error: Exception) -> int | None:
-    """Return the HTTP status that the libraries of the stores keep under one of two names."""
-    for name in ("status", "code"):
-        value = getattr(error, name, None)
-        if isinstance(value, int) or (isinstance(value, str) and value.isdigit()):
-            return int(value)
-    return None
-
-
-def _describe(error: Exception) -> str:
-    text = " ".join(str(error).split())[:300]
-    is_own = isinstance(error, _ShortAnswerError | _DamagedAnswerError)
-    return text if is_own and text else f"{type(error).__name__} {text}".strip()

@@ -1,5 +1,6 @@
 """Documents come out of every kind of file unchanged, cut anywhere, and each fault names its place."""
 
+import csv
 import gzip
 import json
 
@@ -49,6 +50,17 @@ def write_arrow_file(path):
         writer.write_table(pa.table({"text": pa.array(TEXTS, pa.large_string())}), max_chunksize=30)
 
 
+def write_csv(path, texts=TEXTS, **options):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n", **options)
+        writer.writerow(["n", "text"])
+        writer.writerows([number, text] for number, text in enumerate(texts))
+
+
+def zstd(content):
+    return pa.Codec("zstd").compress(content, asbytes=True)
+
+
 WRITERS = {
     "a.jsonl": write_jsonl,
     "b.json": lambda path: write_jsonl(path, ensure_ascii=False),
@@ -57,6 +69,12 @@ WRITERS = {
         gzip.compress("".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
     ),
     "d.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps([{"text": text} for text in TEXTS]).encode())),
+    "c.jsonl.zst": lambda path: path.write_bytes(
+        zstd("".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode())
+    ),
+    "c.csv": write_csv,
+    "c.csv.zst": lambda path: (write_csv(path), path.write_bytes(zstd(path.read_bytes()))),
+    "c.tsv": lambda path: write_csv(path, delimiter="\t"),
     "e.parquet": lambda path: pq.write_table(pa.table({"text": TEXTS, "n": range(len(TEXTS))}), path, row_group_size=7),
     "f.arrow": write_arrow_stream,
     "g.arrow": write_arrow_file,
@@ -162,11 +180,13 @@ def test_tables_without_the_column_or_with_null_are_named(tmp_path):
         read_all(tmp_path / "b.parquet")
 
 
-@pytest.mark.parametrize("name", ["c.jsonl.gz", "d.json.gz", "e.parquet", "f.arrow", "g.arrow"])
+@pytest.mark.parametrize(
+    "name", ["c.jsonl.gz", "d.json.gz", "c.jsonl.zst", "c.csv.zst", "e.parquet", "f.arrow", "g.arrow"]
+)
 def test_cut_off_files_are_errors_that_name_the_file(tmp_path, name):
     path = tmp_path / name
     WRITERS[name](path)
-    path.write_bytes(path.read_bytes()[:-200])
+    path.write_bytes(path.read_bytes()[: -min(200, path.stat().st_size // 2)])
     with pytest.raises(DataError, match=name):
         read_all(path)
 
@@ -177,3 +197,28 @@ def test_a_saved_dataset_with_splits_asks_for_one(tmp_path):
     with pytest.raises(DataError, match="splits test, train: give one"):
         find_inputs([tmp_path / "saved"], ReadingConfig())
     assert texts_of(tmp_path / "saved" / "train") == ["x"]
+
+
+def test_compressed_data_that_is_none_is_named(tmp_path):
+    for name, codec in (("a.txt.gz", "gzip"), ("b.txt.zst", "zstd")):
+        (tmp_path / name).write_bytes(b"plain text, after all")
+        with pytest.raises(DataError, match=rf"{name}: damaged or cut off, as {codec} data"):
+            read_all(tmp_path / name)
+
+
+def test_faulty_separated_values_are_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,body\n1,"ok"\n2,"a ""quote"", and\na line"\n3,\n')
+    with pytest.raises(DataError, match=r"a\.csv: no column `text` \(columns: id, body\): .*--text-field"):
+        read_all(path)
+    assert texts_of(path, text_field="body") == ["ok", 'a "quote", and\na line', ""]
+    path.write_bytes(b"id,text\n1,good\n2,b\xffd\n3,end\n")
+    with pytest.raises(DataError, match=r"a\.csv: row 2: not UTF-8 at byte 1 \(0xFF"):
+        read_all(path)
+    assert texts_of(path, invalid_utf8="skip") == ["good", "end"]
+    path.write_bytes(b"id,text\n1,good\n2\n")
+    with pytest.raises(DataError, match=r"a\.csv: .*Row #3: Expected 2 columns, got 1"):
+        read_all(path)
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="empty corpus"):
+        read_all(path)
