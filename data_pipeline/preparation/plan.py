@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,6 @@ from data_pipeline.manifest import SourcesEntry, TokenizerEntry
 from data_pipeline.preparation.inputs import InputFile, Piece, find_inputs, look_at, split_into_pieces
 from data_pipeline.preparation.task_record import PlanRecord
 from data_pipeline.tokenizer import Tokenizer
-from data_pipeline.transforms.deduplication import has_deduplication
 from data_pipeline.transforms.stop_word_lists import with_recorded_words
 
 # Enough tasks for every worker to end at about the same time; none so small that its shards are crumbs, none so
@@ -64,19 +63,23 @@ class Plan:
             num_workers=num_workers,
         )
 
+    def without_lists(self) -> "Plan":
+        """Return what a worker process needs to know: it gets its tasks one by one, and the lists of a large corpus
+        would only be copied to each.
+        """
+        return replace(self, tasks=(), files=(), sources_listing=b"")
+
     @property
     def num_source_bytes(self) -> int:
         """Bytes of the input files on disk."""
         return self.sources.num_bytes
 
 
-def make_plan(inputs: Sequence[Path], tokenizer: Tokenizer, config: PreparationConfig) -> Plan:
+def make_plan(inputs: Sequence[Path | str], tokenizer: Tokenizer, config: PreparationConfig) -> Plan:
     """Look at the inputs and cut them into tasks. Raises DataError where nothing can come of it."""
     _check_special_ids(tokenizer, config)
     check_augmentation(config.augmentation, tokenizer)
     config = config.model_copy(update={"transforms": with_recorded_words(config.transforms)})
-    if has_deduplication(config.transforms):
-        raise DataError("transforms: `deduplicate` is not available in `data prepare` yet: leave it out")
     files = find_inputs(inputs, config.reading)
     task_bytes = config.task_bytes or _even_task_bytes(sum(file.num_bytes for file in files))
     pieces = [piece for file in files for piece in split_into_pieces(file, task_bytes)]
@@ -111,7 +114,7 @@ def check_unchanged(task: Task) -> None:
         num_bytes, changed = look_at(file.path, file.kind)
         if (num_bytes, changed) != (file.num_bytes, file.changed):
             raise DataError(
-                f"{file.path}: changed while it was prepared: {file.num_bytes} bytes at the start, {num_bytes} now, "
+                f"{file.place}: changed while it was prepared: {file.num_bytes} bytes at the start, {num_bytes} now, "
                 f"changed at {file.changed} and {changed} (ns): wait until nobody writes to it, and start again with "
                 "--restart"
             )

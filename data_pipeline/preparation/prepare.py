@@ -6,13 +6,15 @@ tasks (`plan.py`) and keeps no file of its own (`task_record.py`, `finish.py`).
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_pipeline.config import PreparationConfig
 from data_pipeline.durable_file import write_durably
 from data_pipeline.errors import DataError, StorageError
 from data_pipeline.manifest import MANIFEST_NAME, SOURCES_NAME, TOKENIZER_NAME, Manifest, read_manifest
+from data_pipeline.preparation.deduplication import find_duplicates
+from data_pipeline.preparation.document_hashes import KeptDocuments, read_kept
 from data_pipeline.preparation.finish import describe_missing, finish_if_done, remove_records_of_dataset
 from data_pipeline.preparation.plan import Plan, Task, make_plan
 from data_pipeline.preparation.task import Advance, run_task
@@ -38,6 +40,7 @@ from data_pipeline.preparation.worker_pool import WorkerPool
 from data_pipeline.progress import print_note, show_progress
 from data_pipeline.shard_files import check_shard_size
 from data_pipeline.tokenizer import Tokenizer
+from data_pipeline.transforms.deduplication import has_deduplication
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Prepared:
 
 
 def prepare_dataset(
-    inputs: Sequence[Path],
+    inputs: Sequence[Path | str],
     tokenizer_path: Path,
     output: Path,
     config: PreparationConfig,
@@ -154,9 +157,17 @@ class _Work:
         def report(done: Advance) -> None:
             advance((done.num_source_bytes, done.num_text_bytes, done.num_tokens))
 
-        result = run_task(self.plan, task, self.output, self._loaded(), report)
+        result = run_task(self.plan, task, self.output, self._loaded(), report, self._kept(task))
         write_result(self.output, result)
         return task.number
+
+    def _kept(self, task: Task) -> KeptDocuments | None:
+        if not has_deduplication(self.plan.config.transforms):
+            return None
+        kept = read_kept(self.output, task.number, self.plan.preparation_hash)
+        if kept is None:
+            raise DataError(f"{self.output}: damaged since its duplicates were found: start again")
+        return kept
 
     def _loaded(self) -> Tokenizer:
         """Load the dataset's own copy, which nobody changes under a long preparation; its word cache is kept."""
@@ -171,12 +182,12 @@ def _run_tasks(plan: Plan, output: Path, share: Share, num_workers: int) -> None
     tasks = [task for task in plan.tasks if share.has(task.number)]
     undone = [task for task in tasks if read_result(output, task.number, plan.preparation_hash) is None]
     remove_leftovers(output, {task.number for task in undone})
+    if has_deduplication(plan.config.transforms):
+        find_duplicates(plan, output, share, num_workers)
     done_bytes = sum(task.num_bytes for task in tasks) - sum(task.num_bytes for task in undone)
     if len(undone) < len(tasks):
         print_note(f"{output}: {len(tasks) - len(undone)} of {len(tasks)} tasks were done before: going on")
-    # A worker gets its tasks one by one: the lists of a large corpus would only be copied to each.
-    told = replace(plan, tasks=(), files=(), sources_listing=b"")
-    pool = WorkerPool[Task, int](_Work(told, output), num_workers, num_counters=3)
+    pool = WorkerPool[Task, int](_Work(plan.without_lists(), output), num_workers, num_counters=3)
     with show_progress("preparing", sum(task.num_bytes for task in tasks), done_bytes) as progress:
         for _ in pool.run(undone, lambda totals: progress.update(*totals)):
             pass
@@ -192,10 +203,10 @@ def _check_same_preparation(output: Path, plan: Plan) -> Manifest:
             "  choose another --output, or remove that directory if nothing needs it"
         )
     written_ns = (output / MANIFEST_NAME).stat().st_mtime_ns
-    changed = next((file for file in plan.files if int(file.changed) > written_ns), None)
+    changed = next((file for file in plan.files if file.changed_ns > written_ns), None)
     if changed is not None:
         raise DataError(
-            f"{changed.path}: changed after {output} was prepared from it, with its size kept: "
+            f"{changed.place}: changed after {output} was prepared from it, with its size kept: "
             "choose another --output, or remove that directory if nothing needs it"
         )
     for shard in manifest.all_shards():

@@ -17,6 +17,7 @@ from data_pipeline.augmentation.augmented_encoder import AugmentedEncoder
 from data_pipeline.config import PreparationConfig
 from data_pipeline.errors import DataError
 from data_pipeline.manifest import SPLITS, ShardEntry, Split
+from data_pipeline.preparation.document_hashes import KeptDocuments
 from data_pipeline.preparation.documents import Document, DocumentReader
 from data_pipeline.preparation.plan import Plan, Task, check_unchanged
 from data_pipeline.preparation.shard_writer import ShardWriter
@@ -39,6 +40,15 @@ class Advance:
     num_text_bytes: int
     num_tokens: int
 
+    @classmethod
+    def of(cls, documents: Sequence[Document], num_tokens: int) -> "Advance":
+        """Return what it is to be done with `documents`, which made `num_tokens`."""
+        return cls(
+            num_source_bytes=sum(document.num_source_bytes for document in documents),
+            num_text_bytes=sum(len(document.utf8) for document in documents),
+            num_tokens=num_tokens,
+        )
+
 
 def split_of(document_id: bytes, validation_fraction: float) -> Split:
     """Pick the split by the document's hash alone, so that adding files moves no document."""
@@ -52,34 +62,30 @@ def run_task(
     output: Path,
     tokenizer: Tokenizer,
     report: Callable[[Advance], None],
-    keeps: Keeps | None = None,
+    kept: KeptDocuments | None = None,
 ) -> TaskResult:
     """Write the shards of `task` under `output`; `report` is called every megabyte and may raise to stop.
 
     A file that is not what the plan saw, before or after it is read, is a DataError.
-    `keeps` answers for the transform `deduplicate`, and is needed if the config has it.
+    `kept` answers for the transform `deduplicate`, and is needed if the config has it.
     """
     reader = DocumentReader(plan.config.reading)
     check_unchanged(task)
-    work = _TextWork(plan.config, tokenizer, keeps)
+    work = _TextWork(plan.config, tokenizer, kept)
     with ExitStack() as stack:
         series = {split: stack.enter_context(_ShardSeries(plan, task, output, split)) for split in SPLITS}
-        for documents in _in_encoded_groups(document for piece in task.pieces for document in reader.read(piece)):
+        for documents in in_groups(document for piece in task.pieces for document in reader.read(piece)):
             num_tokens = 0
             for encoded in work.encode(documents):
                 tokens = _with_special_ids(plan, encoded.ids)
                 _check_ids(plan, tokens)
                 series[encoded.split].append(tokens, encoded.document_id, encoded.num_text_bytes)
                 num_tokens += len(tokens)
-            report(
-                Advance(
-                    num_source_bytes=sum(document.num_source_bytes for document in documents),
-                    num_text_bytes=sum(len(document.utf8) for document in documents),
-                    num_tokens=num_tokens,
-                )
-            )
-        # Inside the block: the last shards do not appear if it raises.
+            report(Advance.of(documents, num_tokens))
+        # Inside the block: the last shards do not appear if these raise.
         check_unchanged(task)
+        if kept is not None:
+            kept.check_all_were_asked_for()
     return TaskResult(
         number=task.number,
         preparation_hash=plan.preparation_hash,
@@ -177,7 +183,8 @@ class _ShardSeries:
             self._writer.__exit__(kind, error, trace)
 
 
-def _in_encoded_groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
+def in_groups(documents: Iterator[Document]) -> Iterator[list[Document]]:
+    """Yield the documents in order, about a megabyte of them at a time."""
     group: list[Document] = []
     num_bytes = 0
     for document in documents:

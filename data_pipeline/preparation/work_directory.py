@@ -30,7 +30,8 @@ _OUR_NAMES = {
     _LOCK_NAME,
 }
 _SHARD_NAME = re.compile(r"^(?:train|validation)-(\d{5,})-\d{3,}\.arrow(?:\.tmp-\d+)?$")
-_RECORD_NAME = re.compile(r"^(\d{5,})\.(?:json|hashes)(?:\.tmp-\d+)?$")
+# Without `kept-` files: those are not written by whose task it is.
+_RECORD_NAME = re.compile(r"^(?:hashes-)?(\d{5,})\.(?:json|bin)(?:\.tmp-\d+)?$")
 # Setting up takes as long as writing a few small files.
 _SET_UP_SECONDS = 20.0
 _POLL_SECONDS = 0.05
@@ -119,6 +120,13 @@ def finishing(output: Path) -> Iterator[None]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def lock_if_free(output: Path, name: str) -> Iterator[bool]:
+    """Hold the lock `name` among the tasks if no other process does; answers whether it is held."""
+    with _open_for_lock(output / TASKS_NAME / name) as lock:
+        yield _try_lock(lock, fcntl.LOCK_EX)
 
 
 def count_shards(output: Path) -> int:

@@ -130,12 +130,6 @@ def test_a_directory_with_other_things_is_not_written_to(corpus, tokenizer, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_deduplication_is_refused_by_name(corpus, tokenizer, tmp_path):
-    config = PreparationConfig(transforms=[{"kind": "deduplicate"}])
-    with pytest.raises(DataError, match="`deduplicate` is not available"):
-        prepare_dataset([corpus], tokenizer.path, tmp_path / "out", config, num_workers=1)
-
-
 def test_empty_documents_are_left_out_and_counted(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n\ntwo\n")
     config = PreparationConfig(reading=ReadingConfig(text_unit="line"), validation_fraction=0)
