@@ -23,6 +23,9 @@ from data_pipeline.stores.eviction import Uses, choose_victims
 from data_pipeline.stores.file_lock import file_lock, file_lock_if_free
 from data_pipeline.stores.waiting import RetryPolicy, Wait
 
+# A fetch takes longer, a look at the directory less.
+_ROOM_POLL_SECONDS = 0.05
+
 
 class Origins(Protocol):
     """Knows where the files of the cache came from."""
@@ -63,6 +66,10 @@ class NoRoomError(Exception):
     """Every file in the cache is used sooner than the wanted one."""
 
 
+class NoRoomYetError(NoRoomError):
+    """As its parent, but some of the room is taken by what is still being fetched: later there may be some."""
+
+
 class CacheDirectory:
     """One process's view of the cache."""
 
@@ -84,7 +91,7 @@ class CacheDirectory:
         """Make the file be there, whole: by another process's work, or by `fetch`, which verifies what it returns.
 
         False if another process is at it and the caller is not patient. Raises NoRoomError if all that would have to
-        go is used sooner, and what `fetch` raises.
+        go is used sooner, NoRoomYetError if that may change and the caller is not patient, and what `fetch` raises.
         """
         if wanted.is_there():
             return True
@@ -93,8 +100,15 @@ class CacheDirectory:
         try:
             wanted.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with file_lock(lock_path, wait) if is_patient else file_lock_if_free(lock_path) as is_held:
-                if is_held and not wanted.is_there():
-                    self._fill(wanted, fetch, uses, origins, wait)
+                while is_held and not wanted.is_there():
+                    try:
+                        self._fill(wanted, fetch, uses, origins, wait)
+                        break
+                    except NoRoomYetError:
+                        if not is_patient:
+                            raise
+                        # Fetches end, and the locks of dead processes are free: no reason to give up.
+                        wait.sleep(_ROOM_POLL_SECONDS, "the cache is full of what is being fetched")
                 return is_held
         except OSError as error:
             raise StorageError(
@@ -135,14 +149,15 @@ class CacheDirectory:
                     _create(part, wanted.num_bytes)
                     return
                 files = list(list_files(self.root))
-            if self._drop_dead_parts():
+            if self._drop_dead_parts(held_lock=item_lock_path(self.root, wanted.path)):
                 continue
             victims = choose_victims(files, uses, later_than=wanted.next_use)
             if not victims and wanted.is_index:
                 _create(part, wanted.num_bytes)
                 return
-            if not victims and not any(file.is_part for file in files):
-                raise NoRoomError(self._describe_full(wanted, missing_bytes))
+            if not victims:
+                is_final = not any(file.is_part for file in files)
+                raise (NoRoomError if is_final else NoRoomYetError)(self._describe_full(wanted, missing_bytes))
             confirmed = _confirm_enough(victims, missing_bytes, origins)
             if not confirmed:
                 num_failures += 1
@@ -158,13 +173,17 @@ class CacheDirectory:
             "leave: what it holds is needed sooner or cannot be fetched again"
         )
 
-    def _drop_dead_parts(self) -> int:
-        """Remove what processes that are no more had begun to fetch: their locks are free."""
+    def _drop_dead_parts(self, *, held_lock: Path | None = None) -> int:
+        """Remove what processes that are no more had begun to fetch: their locks are free.
+
+        `held_lock` is the caller's, who has no part yet: files share locks, so a part under it is a dead one too.
+        """
         num_dropped = 0
         for file in list_files(self.root):
             if file.is_part:
-                with file_lock_if_free(item_lock_path(self.root, file.path)) as is_free:
-                    if is_free:
+                lock_path = item_lock_path(self.root, file.path)
+                with file_lock_if_free(lock_path) as is_free:
+                    if is_free or lock_path == held_lock:
                         file.path.unlink(missing_ok=True)
                         num_dropped += 1
         return num_dropped

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from data_pipeline.stores.cache_directory import NoRoomError
+from data_pipeline.stores.cache_directory import NoRoomError, NoRoomYetError
 from data_pipeline.stores.windows import PlannedBatch
 
 # How soon to look again at what another process is fetching.
@@ -75,7 +75,7 @@ class _Work:
             self.error = error
 
     def _fetch(self, plan: Sequence[PlannedBatch]) -> bool:
-        """Fetch what is absent; answers False if another process was at some of it."""
+        """Fetch what is absent; answers False if another process was at some of it, or held the room for it."""
         num_left = 0
         for batch in plan:
             if self._is_stopped or self._plan is not plan:
@@ -84,6 +84,8 @@ class _Work:
                 is_there = batch.files.fetch(
                     batch.shard_number, batch.batch_number, next_use=batch.next_use, is_patient=False
                 )
+            except NoRoomYetError:
+                return False
             except NoRoomError:
                 # What is left is used later than all that is there.
                 return not num_left

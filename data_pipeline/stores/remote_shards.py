@@ -21,6 +21,8 @@ from data_pipeline.stores.remote_store import ByteRange
 
 # Another rank may evict what was just fetched, where two ranks stand far apart; not this often.
 _MOST_FETCHES = 20
+# Files whose hash is remembered, some 3 MB; what is forgotten is hashed once more.
+_MOST_VERIFIED = 16_384
 
 
 class RemoteShardFiles:
@@ -34,7 +36,8 @@ class RemoteShardFiles:
         self.shard_names = [Path(name).stem for name in self.table.columns.files.to_pylist()]
         self.uses: Uses = OnceThrough([dataset.fingerprint], self.shard_names)
         self.origins: Origins = dataset.origins
-        self._verified: dict[Path, tuple[int, int]] = {}
+        # By checksum: the file that had it. Bounded, for a run passes through more batches than memory has room for.
+        self._verified: dict[str, tuple[int, int]] = {}
 
     def record_batch(self, shard_number: int, batch_number: int) -> tuple[npt.NDArray[np.uint8], int]:
         """Return the bytes of the batch, and where in the shard's file they begin.
@@ -91,8 +94,10 @@ class RemoteShardFiles:
         except FileNotFoundError:
             return checksum_bytes(content.data) == checksum
         stamp = (status.st_ino, status.st_mtime_ns)
-        if self._verified.get(path) != stamp:
+        if self._verified.get(checksum) != stamp:
             if checksum_bytes(content.data) != checksum:
                 return False
-            self._verified[path] = stamp
+            if len(self._verified) >= _MOST_VERIFIED:
+                self._verified.clear()
+            self._verified[checksum] = stamp
         return True

@@ -1,12 +1,14 @@
 """The cache directory: whose it is, what it holds at most, what leaves it, and what never does."""
 
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from data_pipeline.errors import DataError, StorageError
-from data_pipeline.stores.cache_directory import CacheDirectory, NoRoomError, Wanted
+from data_pipeline.stores.cache_directory import CacheDirectory, NoRoomError, NoRoomYetError, Wanted
 from data_pipeline.stores.cache_layout import BatchKey, CachedFile, batch_path, item_lock_path, list_files
 from data_pipeline.stores.eviction import NEVER, NOW, UNKNOWN, OnceThrough, choose_victims
 from data_pipeline.stores.file_lock import file_lock
@@ -140,6 +142,48 @@ def test_a_patient_caller_waits_for_a_lock_and_another_goes_on(tmp_path):
         wanted = Wanted(path, 100, "batch", NOW)
         assert not cache.obtain(wanted, lambda: b"", UsesByNumber(), SomeOrigins(), is_patient=False)
     assert not path.exists()
+
+
+def test_room_that_another_fetch_holds_is_waited_for_by_the_patient_and_told_to_others(tmp_path):
+    cache = cache_of(tmp_path)
+    path, wanted = (batch_path(cache.root, BatchKey(DATASET, "train-0", number)) for number in (1, 2))
+    path.parent.mkdir()
+    part = path.with_name(path.name + ".part")
+    asked = Wanted(wanted, 100, "batch", NOW)
+    held, freed = threading.Event(), threading.Event()
+
+    def fetch_elsewhere():
+        with file_lock(item_lock_path(cache.root, path), Wait("", 10)):
+            part.write_bytes(bytes(1000))
+            held.set()
+            freed.wait(10)
+            part.unlink()
+
+    thread = threading.Thread(target=fetch_elsewhere)
+    thread.start()
+    held.wait(10)
+    with pytest.raises(NoRoomYetError):
+        cache.obtain(asked, lambda: bytes(100), UsesByNumber(), SomeOrigins(), is_patient=False)
+    # Far longer than the policy's attempts last: a slow fetch beside it is nobody's failure.
+    threading.Timer(0.5, freed.set).start()
+    started = time.monotonic()
+    assert cache.obtain(asked, lambda: bytes(100), UsesByNumber(), SomeOrigins())
+    thread.join()
+    assert time.monotonic() - started >= 0.4
+    assert wanted.read_bytes() == bytes(100)
+
+
+def test_a_dead_part_that_shares_the_callers_lock_makes_room(tmp_path):
+    cache = cache_of(tmp_path)
+    wanted = batch_path(cache.root, BatchKey(DATASET, "train-0", 0))
+    lock = item_lock_path(cache.root, wanted)
+    paths = (batch_path(cache.root, BatchKey(DATASET, "train-0", number)) for number in range(1, 100_000))
+    other = next(path for path in paths if item_lock_path(cache.root, path) == lock)
+    other.parent.mkdir()
+    part = other.with_name(other.name + ".part")
+    part.write_bytes(bytes(1000))
+    assert obtain(cache, 0, use=NOW).exists()
+    assert not part.exists()
 
 
 def test_a_directory_that_holds_anything_else_is_refused_and_untouched(tmp_path):

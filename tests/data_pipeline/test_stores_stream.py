@@ -106,6 +106,16 @@ def test_two_epochs_through_the_least_cache_and_a_failing_server_are_the_local_o
         remote.follower.close()
 
 
+def test_what_is_remembered_of_verified_batches_does_not_grow_with_the_run(many_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipeline.stores.remote_shards._MOST_VERIFIED", 3)
+    local, remote = open_stream(config_of(many_shards)), open_stream(config_of(f"file://{many_shards}", tmp_path / "c"))
+    numbers = np.arange(local.num_sequences)
+    assert_same(local, remote, numbers)
+    remote.follower.close()
+    assert len(cached_batches(tmp_path / "c")) > 3
+    assert 0 < len(remote.sources[0].sequences.line._files._verified) <= 3
+
+
 def test_a_cache_one_byte_too_small_is_refused_with_the_number_that_works(many_shards, tmp_path):
     url = f"file://{many_shards}"
     needed = least_bytes(url, tmp_path)
