@@ -100,7 +100,8 @@ class EvaluationSetConfig(StrictModel):
     """Name of the set in the metrics: letters, digits, dot, dash, underscore."""
 
     sources: list[SourceConfig] = Field(default_factory=list)
-    """Prepared datasets, written with the run's tokenizer; by default those of `data.sources`."""
+    """Prepared datasets, written with the run's tokenizer; by default those of `data.sources` that have a
+    weight from the start, so that a source added in mid-run leaves the value comparable."""
 
     split: Literal["validation", "train"] = "validation"
     """Which documents: those held out, or those trained on, in the first stage's order of `data.shuffle_seed`."""
@@ -122,7 +123,8 @@ class EvaluationConfig(StrictModel):
     """Optimizer steps between evaluations; 0 never evaluates. The last step always is, unless 0."""
 
     num_sequences: Count = 64
-    """Held-out sequences of one evaluation, over all ranks: the first ones of the held-out split."""
+    """Held-out sequences of one evaluation, over all ranks: the first ones of the held-out split of the sources
+    that have a weight from the start."""
 
     sets: list[EvaluationSetConfig] = Field(default_factory=list)
     """Further texts to measure the loss on at the same steps, each recorded as `held_out_loss/NAME`."""

@@ -73,10 +73,10 @@ def open_held_out_sets(config: RunConfig, training: TokenStream) -> list[HeldOut
 
 
 def _open(wanted: EvaluationSetConfig, field: str, config: RunConfig) -> HeldOutSet:
-    # Later stages and skipped samples belong to the training: the sequences must stay the same when they change.
-    data = config.data.model_copy(
-        update={"sources": wanted.sources or config.data.sources, "stages": [], "skip_samples": []}
-    )
+    # Later stages, the sources that only they draw from, and skipped samples belong to the training: the sequences must
+    # stay the same when they change.
+    sources = wanted.sources or [source for source in config.data.sources if source.weight]
+    data = config.data.model_copy(update={"sources": sources, "stages": [], "skip_samples": []})
     stream = open_stream(data, split=wanted.split)
     if wanted.num_sequences > stream.num_sequences:
         raise DataError(

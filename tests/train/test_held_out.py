@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from data_pipeline.config import PreparationConfig, TokenizerTrainingConfig
+from data_pipeline.config import PreparationConfig, SourceConfig, StageConfig, TokenizerTrainingConfig
 from data_pipeline.errors import DataError
 from data_pipeline.preparation.prepare import prepare_dataset
 from data_pipeline.stream import open_stream
@@ -73,6 +73,17 @@ def test_sets_keep_their_tokens_when_the_training_skips_samples(datasets):
     )
     tokens = [held_out_sets(one)[1].stream.read(np.arange(5)).tokens for one in (config, skipping)]
     np.testing.assert_array_equal(*tokens)
+
+
+def test_sets_keep_their_tokens_when_a_later_stage_gets_a_source_of_its_own(datasets):
+    config = run_config(datasets[0], num_sequences=5)
+    later = SourceConfig(path=datasets[0], weight=0, name="later")
+    stage = StageConfig(starts_at_tokens=10**6, weights={"later": 1})
+    data = config.data.model_copy(update={"sources": [*config.data.sources, later], "stages": [stage]})
+    longer = config.model_copy(update={"data": data})
+    first, second = (held_out_sets(one)[0].stream for one in (config, longer))
+    assert first.num_sequences == second.num_sequences
+    np.testing.assert_array_equal(*(one.read(np.arange(5)).sample_ids for one in (first, second)))
 
 
 def test_a_set_longer_than_its_split_is_refused_by_its_field(datasets):
