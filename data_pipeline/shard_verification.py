@@ -76,7 +76,9 @@ def _batch_faults(entry: RecordBatchEntry, batch: DocumentBatch, manifest: Manif
         yield f"id {batch.tokens[place]} at byte {byte}, the vocabulary is 0..{vocabulary_size - 1}"
     if batch.bounds[0] != 0 or batch.bounds[-1] != len(batch.tokens) or bool((np.diff(batch.bounds) <= 0).any()):
         yield f"the documents' bounds do not rise from 0 to {len(batch.tokens)}"
-    elif manifest.preparation.adds_eos and bool(
-        (batch.tokens[batch.bounds[1:] - 1] != manifest.tokenizer.eos_id).any()
-    ):
-        yield f"a document does not end with the id {manifest.tokenizer.eos_id}, as the manifest says"
+        return
+    preparation, tokenizer = manifest.preparation, manifest.tokenizer
+    if preparation.adds_eos and bool((batch.tokens[batch.bounds[1:] - 1] != tokenizer.eos_id).any()):
+        yield f"a document does not end with the id {tokenizer.eos_id}, as the manifest says"
+    if preparation.adds_bos and bool((batch.tokens[batch.bounds[:-1]] != tokenizer.bos_id).any()):
+        yield f"a document does not begin with the id {tokenizer.bos_id}, as the manifest says"

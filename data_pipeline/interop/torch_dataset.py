@@ -4,6 +4,7 @@ The trainer does not use it: gathering in process is faster than handing tensors
 samples is `elastic_sampler.py`'s, or any other sampler's.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ class StreamDataset(Dataset[Sample]):
         self._config = config
         self._split: Split = split
         self._stream: TokenStream | None = open_stream(config, split=split)
+        self._process_id = os.getpid()
+        self._parents_stream: TokenStream | None = None
         self._num_samples = self._stream.num_sequences if num_samples is None else num_samples
         if split == "validation" and self._num_samples > self._stream.num_sequences:
             raise DataError(
@@ -37,8 +40,11 @@ class StreamDataset(Dataset[Sample]):
     @property
     def stream(self) -> TokenStream:
         """The stream of this process; its `state` and `check_state` tell other data or another order apart."""
-        if self._stream is None:
-            self._stream = open_stream(self._config, split=self._split)
+        if self._stream is None or self._process_id != os.getpid():
+            # A fork copies neither the thread that prefetches nor a store's connections. Kept, since to forget the
+            # parent's stream would wait for that thread.
+            self._parents_stream = self._stream
+            self._stream, self._process_id = open_stream(self._config, split=self._split), os.getpid()
         return self._stream
 
     def __len__(self) -> int:
@@ -64,4 +70,4 @@ class StreamDataset(Dataset[Sample]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open files behind: a worker process opens its own."""
-        return self.__dict__ | {"_stream": None}
+        return self.__dict__ | {"_stream": None, "_parents_stream": None}

@@ -44,6 +44,34 @@ def test_samples_keep_their_values_when_more_are_read(built_dataset):
     assert first["tokens"].tolist() == kept
 
 
+def test_forked_workers_read_a_store_by_streams_of_their_own(built_dataset, tmp_path):
+    cache = {"directory": str(tmp_path / "cache"), "max_bytes": 10**7}
+    local = StreamDataset(config_of(built_dataset, shuffle_window_bytes=20_000))
+    config = DataConfig.model_validate(
+        local._config.model_dump() | {"sources": [{"path": f"file://{built_dataset}"}], "cache": cache}
+    )
+    remote = StreamDataset(config)
+    parents = remote.stream
+    assert parents is remote.stream
+    loader = DataLoader(_StreamOf(remote, parents), num_workers=1, multiprocessing_context="fork", timeout=60)
+    for number, (tokens, is_own) in enumerate(loader):
+        assert bool(is_own)
+        assert tokens[0].tolist() == local[number]["tokens"].tolist()
+
+
+class _StreamOf(torch.utils.data.Dataset):
+    """Items with word of whether a worker has a stream of its own."""
+
+    def __init__(self, dataset, parents):
+        self._dataset, self._parents = dataset, parents
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, number):
+        return self._dataset[number]["tokens"], self._dataset.stream is not self._parents
+
+
 def test_positions_come_with_isolated_documents(built_dataset):
     item = StreamDataset(config_of(built_dataset, isolate_documents=True))[0]
     assert item["positions"].shape == (LENGTH,)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipeline.errors import DataError
 from data_pipeline.document_statistics import entropy_nats
+from data_pipeline.errors import DataError
 from data_pipeline.inspection import inspect_split
 from data_pipeline.manifest import Manifest, read_manifest, write_manifest
 from data_pipeline.verification import verify_dataset
@@ -101,6 +101,19 @@ def test_ids_outside_the_vocabulary_are_named_with_their_byte(dataset):
     smaller = manifest.tokenizer.model_copy(update={"vocabulary_size": 300})
     write_manifest(dataset, manifest.model_copy(update={"tokenizer": smaller}))
     with pytest.raises(DataError, match=r"id \d+ at byte \d+, the vocabulary is 0\.\.299"):
+        verify_dataset(dataset)
+
+
+def test_documents_without_the_ids_that_the_manifest_promises_are_found(dataset):
+    """The files are whole, but the manifest claims another end and a beginning."""
+    manifest = read_manifest(dataset)
+    preparation = manifest.preparation.model_copy(update={"adds_bos": True})
+    write_manifest(dataset, manifest.model_copy(update={"preparation": preparation}))
+    with pytest.raises(DataError, match=f"does not begin with the id {manifest.tokenizer.bos_id}"):
+        verify_dataset(dataset)
+    other = manifest.tokenizer.model_copy(update={"eos_id": 299})
+    write_manifest(dataset, manifest.model_copy(update={"tokenizer": other}))
+    with pytest.raises(DataError, match="does not end with the id 299"):
         verify_dataset(dataset)
 
 
