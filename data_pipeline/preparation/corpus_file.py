@@ -46,9 +46,11 @@ def open_bytes(path: str, request_bytes: int = REQUEST_BYTES) -> Iterator[tuple[
                 return
             with _plain(raw, codec) as plain:
                 yield plain, raw
-    except (EOFError, zlib.error, OSError, pa.ArrowException) as error:
-        # The libraries' complaints about content carry no number of the system.
-        if getattr(error, "errno", None) is None and codec is not None:
+    except (EOFError, zlib.error, OSError) as error:
+        # Complaints about content carry no number of the system; those about plain content are the reader's own.
+        if getattr(error, "errno", None) is None:
+            if codec is None:
+                raise
             raise DataError(f"{shown_url(path)}: damaged or cut off, as {codec} data: {error}") from None
         raise DataError(f"{shown_url(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 

@@ -103,7 +103,9 @@ def _builder(wanted: HubDataset) -> Any:
 
 def _num_bytes(name: str) -> int:
     filesystem, path = fsspec.core.url_to_fs(name)
-    return int(filesystem.info(path).get("size") or 0)
+    size = filesystem.info(path).get("size")
+    # Of unknown size, but not empty: only the progress is the worse for it.
+    return 1 if size is None else int(size)
 
 
 @contextmanager

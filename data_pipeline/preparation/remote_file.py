@@ -32,6 +32,8 @@ REQUEST_BYTES = 8 * 1024 * 1024
 _MOST_WHOLE_BYTES = 256 * 1024 * 1024
 _MARKS = ("etag", "content-md5", "md5hash", "md5", "checksum", "generation", "version_id")
 _MOMENTS = ("mtime", "last-modified", "last_modified", "lastmodified", "updated", "created")
+# A folder of a million files takes a thousand requests.
+_LISTING_SECONDS = 600.0
 _STEADY = RetryPolicy()
 
 
@@ -62,7 +64,7 @@ def look_at_url(url: str, policy: RetryPolicy = _STEADY) -> RemoteFacts:
         filesystem.invalidate_cache()
         return dict(filesystem.info(path))
 
-    return _facts(_persist(shown_url(url), ask, policy), url)
+    return _facts(_persist(shown_url(url), ask, policy, policy.limit_seconds(0)), url)
 
 
 def list_folder(url: str, policy: RetryPolicy = _STEADY) -> dict[str, str] | None:
@@ -75,11 +77,12 @@ def list_folder(url: str, policy: RetryPolicy = _STEADY) -> dict[str, str] | Non
         is_folder = url.endswith("/") if is_web else filesystem.info(path)["type"] == "directory"
         return list(filesystem.find(path)) if is_folder else None
 
-    found: list[str] | None = _persist(shown_url(url), ask, policy)
+    found: list[str] | None = _persist(shown_url(url), ask, policy, _LISTING_SECONDS)
     if found is None:
         return None
     root = path.rstrip("/") + "/"
-    return {name.removeprefix(root): filesystem.unstrip_protocol(name) for name in found if name.startswith(root)}
+    names = [name.removeprefix(root) for name in found if name.startswith(root)]
+    return {name: f"{url.rstrip('/')}/{name}" for name in names}
 
 
 def open_url(url: str, buffer_bytes: int = REQUEST_BYTES, policy: RetryPolicy = _STEADY) -> BinaryIO:
@@ -140,7 +143,7 @@ class RemoteFile(io.RawIOBase):
             return content
 
         what = f"{shown_url(self.url)} bytes {start}..{stop}"
-        return bytes(_persist(what, ask, self.policy, stop - start))
+        return bytes(_persist(what, ask, self.policy, self.policy.limit_seconds(stop - start)))
 
 
 def _connect(url: str) -> tuple[Any, str]:
@@ -179,13 +182,13 @@ def _nanoseconds(moment: Any) -> int:
     return int(moment * 1e9) if isinstance(moment, int | float) else 0
 
 
-def _persist(what: str, ask: Callable[[], Any], policy: RetryPolicy, num_bytes: int = 0) -> Any:
+def _persist(what: str, ask: Callable[[], Any], policy: RetryPolicy, limit_seconds: float) -> Any:
     wait = Wait(what, policy.notice_after_seconds)
     delay_seconds = policy.delays()
     cause = ""
     for number in range(1, policy.num_attempts + 1):
         try:
-            return run_within(policy.limit_seconds(num_bytes), wait, ask)
+            return run_within(limit_seconds, wait, ask)
         except Exception as error:  # noqa: BLE001  (each store has errors of its own; none is lost)
             _raise_if_lasting(what, error)
             cause = describe_error(_root_of(error))

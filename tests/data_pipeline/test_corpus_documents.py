@@ -222,3 +222,12 @@ def test_faulty_separated_values_are_named(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(DataError, match="empty corpus"):
         read_all(path)
+
+
+def test_a_row_longer_than_the_reader_takes_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_pipeline.preparation.tables._CSV_BLOCK_BYTES", 4096)
+    write_csv(tmp_path / "a.csv", ["short", "long " * 4000, "end"])
+    with pytest.raises(DataError, match=r"a\.csv: .* one row has at most 4096 bytes"):
+        read_all(tmp_path / "a.csv")
+    write_csv(tmp_path / "b.csv", TEXTS)
+    assert texts_of(tmp_path / "b.csv") == TEXTS

@@ -105,6 +105,11 @@ def test_a_prepared_dataset_does_not_depend_on_where_its_text_lay(tmp_path, toke
     assert len(make_plan(["memory://corpus/a.jsonl"], tokenizer, CONFIG).tasks) > 3
     stored = prepare_dataset(["memory://corpus"], tokenizer.path, tmp_path / "stored", CONFIG, num_workers=1).manifest
     assert stored == here
+    again = prepare_dataset(["memory://corpus"], tokenizer.path, tmp_path / "stored", CONFIG, num_workers=1)
+    assert again.was_there
+    memory.pipe("/corpus/a.jsonl", (tmp_path / "a.jsonl").read_bytes())
+    with pytest.raises(DataError, match=r"memory://corpus/a\.jsonl: changed after .* was prepared from it"):
+        prepare_dataset(["memory://corpus"], tokenizer.path, tmp_path / "stored", CONFIG, num_workers=1)
 
 
 def test_a_tokenizer_is_trained_from_a_url(tmp_path):
