@@ -38,7 +38,19 @@ def test_a_quantity_names_its_unit():
         "width",
         "word",
     )
-    units += ("sample", "row", "attempt", "checkpoint", "scale", "micro-batch", "worker", "document", "thread", "byte", "task")
+    units += (
+        "sample",
+        "row",
+        "attempt",
+        "checkpoint",
+        "scale",
+        "micro-batch",
+        "worker",
+        "document",
+        "thread",
+        "byte",
+        "task",
+    )
     faults = [
         row.path
         for _, _, model in ROOTS

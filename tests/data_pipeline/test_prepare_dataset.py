@@ -160,7 +160,8 @@ def test_bad_text_ends_the_preparation_by_name_and_leaves_no_dataset(corpus, tok
     bad.unlink()
     # The corpus is another one now, and there may be finished work of the old one: only a person may discard that.
     again = ([tmp_path / "corpus"], tokenizer.path, tmp_path / "out", SMALL_PREPARATION)
-    with pytest.raises(DataError, match=r"unfinished preparation of another kind:\n  sources: there .*\n(.*\n)*.*--restart"):
+    refusal = r"unfinished preparation of another kind:\n  sources: there .*\n(.*\n)*.*--restart"
+    with pytest.raises(DataError, match=refusal):
         prepare_dataset(*again, num_workers=1)
     prepare_dataset(*again, num_workers=1, restart=True)
     assert verify_dataset(tmp_path / "out").num_documents == 60
