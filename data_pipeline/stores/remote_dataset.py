@@ -16,6 +16,7 @@ from data_pipeline.manifest import (
     MANIFEST_NAME,
     PACKS_NAME,
     SHARDS_NAME,
+    SPLITS,
     TOKENIZER_NAME,
     Manifest,
     Split,
@@ -136,8 +137,13 @@ class Origins:
         store, manifest = found
         if file.key is None:
             return store.has_file(file.path.relative_to(_directory_of(file)).as_posix(), file.num_bytes)
-        sizes = [shard.num_bytes for shard in manifest.all_shards() if shard.file == name]
-        return len(sizes) == 1 and store.has_file(name, sizes[0])
+        for split in SPLITS:
+            # By columns: a record for each of thousands of shards would take half a second.
+            columns = manifest.table(split).columns
+            names = columns.files.to_pylist()
+            if name in names:
+                return store.has_file(name, int(columns.counts["num_bytes"][names.index(name)]))
+        return False
 
     def _origin(self, file: CachedFile) -> tuple[RemoteStore, Manifest] | None:
         """Return the store of a dataset, and its manifest; None if the cache does not tell."""

@@ -102,12 +102,13 @@ def test_world_sizes_that_change_every_few_steps_give_the_unbroken_batches(confi
     legs = []
     for world in itertools.cycle([(1, 3), (2, 6), (3, 2), (4, 1), (3, 4), (1, 12), (4, 3), (2, 1)]):
         legs.append((world, next(lengths)))
-        if sum(count for _, count in legs) > 1.3 * steps_of_epoch:
+        # The mixture draws from the small source less and less often: a longer way to its second epoch.
+        if sum(count for _, count in legs) > (1.3 if "one" in case else 4) * steps_of_epoch:
             break
     batches = run_schedule(config, 0, legs)
     assert_unbroken(config, 0, batches)
     epochs = np.concatenate([batch["epochs"] for batch in batches])
-    assert epochs.max() >= (1 if "one" in case else 0)
+    assert epochs.max() >= 1
 
 
 @pytest.mark.parametrize("case", ["concat one", "best_fit one"])
