@@ -108,7 +108,7 @@ def write_litdata(folder: Path) -> None:
 
 
 OURS = "ours, with checksums"
-# The usual way first: what their own guides and conversion scripts do. Then leaner ones.
+# First the one that the ratios call usual: a choice of ours, since users do all of these. Then leaner ones.
 HUGGING_FACE: dict[str, Callable[[Path], None]] = {
     "HF from_generator, lists": lambda folder: write_hf_generator(folder, as_lists=True),
     "HF from_generator, arrays": lambda folder: write_hf_generator(folder, as_lists=False),
