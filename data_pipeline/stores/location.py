@@ -13,9 +13,12 @@ def check_url(url: str) -> str:
     if "::" in url:
         raise DataError(f"{url}: chained URLs are not read: name the store itself, its files are cached by data.cache")
     parts = urlsplit(url)
-    if parts.password is not None:
+    # A web server's user name alone may be an access token; abfs://container@account is no sign-in.
+    if parts.password is not None or (parts.username is not None and parts.scheme in ("http", "https")):
         shown = f"{parts.scheme}://...@{parts.hostname}{parts.path}"
-        raise DataError(f"{shown}: holds a password: leave it out, and let the store's own settings (see docs) sign in")
+        raise DataError(
+            f"{shown}: holds a password or user: leave it out, and let the store's own settings (see docs) sign in"
+        )
     if parts.query or parts.fragment:
         raise DataError(
             f"{parts.scheme}://{parts.netloc}{parts.path}: goes on with a query or fragment, which a directory cannot "

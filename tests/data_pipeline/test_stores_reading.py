@@ -137,6 +137,7 @@ def test_an_unknown_protocol_is_refused_with_advice():
     ("url", "message"),
     [
         ("https://me:secret@host/data", "holds a password"),
+        ("https://secret-token@host/data", "holds a password or user"),
         ("https://host/data?token=secret", "query"),
         ("simplecache::s3://bucket/data", "chained"),
     ],
@@ -151,6 +152,7 @@ def test_a_directory_is_no_url():
     paths = ("data/code", "/data:x", "s3://bucket/x", "memory://x")
     assert [SourceConfig(path=path).is_remote for path in paths] == [False, False, True, True]
     assert check_url("s3://bucket/x/") == "s3://bucket/x"
+    assert check_url("abfs://container@account.dfs.core.windows.net/x").startswith("abfs://container@")
 
 
 def test_delays_double_up_to_the_cap_and_are_never_in_step():
