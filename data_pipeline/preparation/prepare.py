@@ -91,6 +91,7 @@ def prepare_dataset(
         record = plan.record(share.count)
         _set_up(directory, plan, record, tokenizer_path, restart)
         with directory.work():
+            _check_plan_stays(output, record)
             _run_tasks(plan, output, share, num_workers)
             finished = finish_if_done(output)
             return Prepared(finished, was_there=False, waits_for="" if finished else describe_missing(output, record))
@@ -99,6 +100,13 @@ def prepare_dataset(
 def default_num_workers() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def _check_plan_stays(output: Path, record: PlanRecord) -> None:
+    """Raise DataError if another process set up its own plan while this one's lock changed from exclusive to shared."""
+    there = read_plan(output)
+    if there is not None and there != record:
+        raise DataError(_refusal(output, there, record, "wait for the other process, or use another --output"))
 
 
 def _set_up(directory: WorkDirectory, plan: Plan, record: PlanRecord, tokenizer_path: Path, restart: bool) -> None:

@@ -15,9 +15,10 @@ from data_corpus import SMALL_PREPARATION, write_corpus
 
 from data_pipeline.config import read_yaml
 from data_pipeline.errors import DataError
+from data_pipeline.preparation import prepare
 from data_pipeline.preparation.finish import finalize
 from data_pipeline.preparation.prepare import prepare_dataset
-from data_pipeline.preparation.task_record import read_plan, record_path
+from data_pipeline.preparation.task_record import read_plan, record_path, write_plan
 from data_pipeline.preparation.work_directory import Share, open_work_directory
 from data_pipeline.verification import verify_dataset
 
@@ -274,3 +275,13 @@ def test_the_slurm_array_and_the_indexed_job_prepare_one_dataset(corpus, tokeniz
         subprocess.run(line.split("\0"), env=os.environ | {"PATH": path}, cwd=ROOT, check=True, capture_output=True)
     assert contents(tmp_path / "job") == contents(tmp_path / "slurm")
     assert read_plan(tmp_path / "job") is None
+
+
+def test_a_plan_that_another_process_put_in_its_place_is_not_worked_by(big_corpus, tokenizer, tmp_path, monkeypatch):
+    def lose_the_race(output, record):
+        write_plan(output, record.model_copy(update={"preparation_hash": "0" * 32}))
+
+    monkeypatch.setattr(prepare, "write_plan", lose_the_race)
+    with pytest.raises(DataError, match="another kind"):
+        prepare_dataset([big_corpus], tokenizer.path, tmp_path / "out", SMALL_PREPARATION, num_workers=1)
+    assert not list((tmp_path / "out" / "shards").iterdir())
