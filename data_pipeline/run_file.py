@@ -29,8 +29,11 @@ class RunSections:
 
 
 def read_run_sections(run: Path) -> RunSections:
-    """Read a run file, or the one of a run directory. Raises ConfigError for a section that is absent or wrong."""
-    path = run / _RUN_FILE_NAME if run.is_dir() else run
+    """Read a run file, or the config of the newest attempt of a run directory.
+
+    Raises ConfigError for a section that is absent or wrong.
+    """
+    path = _newest_config(run) if run.is_dir() else run
     values = read_yaml(path)
     missing = [name for name in ("data", "batch") if not isinstance(values.get(name), dict)]
     if missing:
@@ -42,3 +45,9 @@ def read_run_sections(run: Path) -> RunSections:
         parse_config(BatchConfig, values["batch"], where=f"{path}: batch"),
         train if isinstance(train, dict) else {},
     )
+
+
+def _newest_config(run: Path) -> Path:
+    """Return what the newest attempt was given: `run.yaml` is the first launch's, and its data may be out of date."""
+    attempts = sorted(run.glob("attempts/[0-9]*/config.yaml"), key=lambda path: int(path.parent.name))
+    return attempts[-1] if attempts else run / _RUN_FILE_NAME

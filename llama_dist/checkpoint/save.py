@@ -34,12 +34,12 @@ TOKENIZER_NAME = "tokenizer.model"
 
 
 def save_checkpoint(
-    checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: Path, keep_last: int
+    checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: bytes, keep_last: int
 ) -> str | None:
     """Collective. Write the checkpoint of `progress.step`, then remove all but the newest `keep_last`.
 
-    Answers what could not be tidied up after the checkpoint was written, or None. Raises CheckpointError on every rank
-    if any rank failed to write; what was there before is untouched.
+    `tokenizer` is the content of its file. Answers what could not be tidied up after the checkpoint was written, or
+    None. Raises CheckpointError on every rank if any rank failed to write; what was there before is untouched.
     """
     rank = engine.grid.rank
     staging = checkpoints / f".staging_{progress.step:08d}"
@@ -115,12 +115,11 @@ def _publish(
     written: Sequence[dict[str, Any]],
     progress: Progress,
     scalars: dict[str, float],
-    tokenizer: Path,
+    tokenizer: bytes,
 ) -> None:
     """Rank 0 only. Move the complete staging directory into place, then write the manifest."""
-    model = tokenizer.read_bytes()
-    write_synced(staging / TOKENIZER_NAME, model)
-    tokenizer_record = FileRecord(TOKENIZER_NAME, len(model), xxhash.xxh3_128(model).hexdigest())
+    write_synced(staging / TOKENIZER_NAME, tokenizer)
+    tokenizer_record = FileRecord(TOKENIZER_NAME, len(tokenizer), xxhash.xxh3_128(tokenizer).hexdigest())
     manifest = Manifest(
         **vars(progress),
         scalars=scalars,

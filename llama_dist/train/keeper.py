@@ -35,6 +35,8 @@ class CheckpointKeeper:
     def __init__(self, directory: Path, config: RunConfig, stream: TokenStream, code_revision: str) -> None:
         self._directory, self._config, self._stream = directory, config, stream
         self._code_revision = code_revision
+        # Held from the start: a cache of remote data may drop its copy at any time.
+        self._tokenizer = stream.tokenizer_path.read_bytes()
 
     def is_due(self, step: int) -> bool:
         """Whether the checkpoint interval or the run ends with `step`."""
@@ -62,7 +64,7 @@ class CheckpointKeeper:
             self._directory,
             engine,
             progress,
-            tokenizer=self._stream.tokenizer_path,
+            tokenizer=self._tokenizer,
             keep_last=config.checkpoint.keep_last,
         )
 

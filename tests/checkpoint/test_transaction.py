@@ -31,13 +31,10 @@ def checkpoints(tmp_path):
 
 
 @pytest.fixture
-def save(checkpoints, plain_engine, progress, tmp_path):
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(b"a tokenizer")
-
+def save(checkpoints, plain_engine, progress):
     def at(step, *, keep_last=10, with_complaint=False):
         engine = plain_engine(seed=step)
-        complaint = save_checkpoint(checkpoints, engine, progress(step), tokenizer=tokenizer, keep_last=keep_last)
+        complaint = save_checkpoint(checkpoints, engine, progress(step), tokenizer=b"a tokenizer", keep_last=keep_last)
         return (engine, complaint) if with_complaint else engine
 
     return at

@@ -69,3 +69,12 @@ def test_the_verb_prints_lines_and_json(run_file):
     lines = CliRunner().invoke(app, arguments).stdout.splitlines()
     assert lines[0].startswith(f"sample {told['samples'][0]['sample']}  code  epoch 0")
     assert told["samples"][0]["parts"][0]["doc_id"] in lines[1]
+
+
+def test_a_run_directory_is_shown_by_its_newest_attempt(run_file):
+    changed = json.loads(run_file.read_text())
+    changed["data"]["skip_samples"] = []
+    for number, values in (("0009", json.loads(run_file.read_text())), ("0010", changed)):
+        (run_file.parent / "attempts" / number).mkdir(parents=True)
+        (run_file.parent / "attempts" / number / "config.yaml").write_text(json.dumps(values))
+    assert [sample.sample for sample in show_step(run_file.parent, 2)] == list(range(12, 24))

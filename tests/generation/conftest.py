@@ -79,7 +79,9 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, world_of_one: None) ->
             learn(model, [*trained.tokenizer.encode(TEXT), trained.tokenizer.eos_id], step)
         progress = Progress(step, step * 64, dump_config(run), "test", {"world_size": 1}, {})
         engine = WholeModelEngine(model)
-        save_checkpoint(directory.checkpoints, engine, progress, tokenizer=trained.tokenizer.path, keep_last=2)
+        save_checkpoint(
+            directory.checkpoints, engine, progress, tokenizer=trained.tokenizer.path.read_bytes(), keep_last=2
+        )
     return LearnedRun(directory, model, trained.tokenizer, TEXT)
 
 
