@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+import subprocess
 import sysconfig
 from pathlib import Path
 
@@ -28,7 +29,9 @@ def test_the_commands_and_the_python_of_the_page_run(tmp_path, monkeypatch):
     assert len(commands) >= 5
     for command in commands:
         program, group, *arguments = shlex.split(command)
-        assert program == "llama-dist"
+        if program != "llama-dist":
+            subprocess.run(["bash", "-c", command], check=True)
+            continue
         result = CliRunner().invoke({"tokenizer": tokenizer_app, "data": data_app}[group], arguments)
         assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception}"
     (python,) = blocks("python")

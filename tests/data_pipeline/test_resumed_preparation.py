@@ -222,7 +222,7 @@ def test_a_file_that_changes_during_the_preparation_is_named_with_both_sizes(cor
 
     def read_while_it_grows(reader, piece):
         yield from read(reader, piece)
-        if piece.path == growing:
+        if piece.path == str(growing):
             growing.write_bytes(growing.read_bytes() + b"more")
 
     monkeypatch.setattr(task.DocumentReader, "read", read_while_it_grows)
