@@ -7,9 +7,9 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import xxhash
 
@@ -17,8 +17,17 @@ from data_pipeline.config import ReportedError
 
 MANIFEST_NAME = "manifest.json"
 _UNFINISHED_NAME = f".{MANIFEST_NAME}.new"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)  # version 1 lacks what has a default below
 _STEP_PATTERN = re.compile(r"^step_(\d{8,})$")
+
+
+SaveKind = Literal["interval", "clock", "asked", "stop", "end", "imported"]
+"""Why a checkpoint was written: steps or minutes had passed, a person asked, the run was stopped, it reached its last
+step, or the weights came from elsewhere. Those of the clock are ephemeral: the next checkpoint takes their place."""
+
+MASTER_AND_MOMENTS = ("fp32", "exp_avg", "exp_avg_sq")
+"""What a checkpoint of a run holds of each parameter; an imported one may hold the weights alone."""
 
 
 class CheckpointError(ReportedError):
@@ -29,11 +38,13 @@ class CheckpointError(ReportedError):
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One file of a checkpoint: its name in the directory, size, and xxh3-128 checksum in hexadecimal."""
+    """One file of a checkpoint: its name in the directory, size, xxh3-128 checksum in hexadecimal, and the host that
+    wrote it, on whose disk it is where the disks are not shared."""
 
     name: str
     num_bytes: int
     checksum: str
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,18 +92,30 @@ class Progress:
     """Topology that wrote it: world_size, pipeline_stages, zero_stage. For people; no load depends on it."""
 
     data: dict[str, Any]
-    """State of the data stream."""
+    """State of the data stream; empty in an imported checkpoint, which stands at the first sample."""
+
+    kind: SaveKind = "interval"
+    """Why it was written."""
+
+    held_out_loss: float | None = None
+    """Loss on the held-out text after this very step, in nats; None where it was not measured then."""
+
+    tracking: dict[str, Any] = field(default_factory=dict)
+    """Identity of the run in the tracker, so that a copied checkpoint can continue the same one."""
 
 
 @dataclass(frozen=True)
 class Manifest(Progress):
     """Everything that a checkpoint says of itself."""
 
-    scalars: dict[str, float]
+    scalars: dict[str, float] = field(default_factory=dict)
     """State that is alike on every rank: optimizer steps, loss scale."""
 
-    files: tuple[FileRecord, ...]
-    tensors: dict[str, TensorRecord]
+    files: tuple[FileRecord, ...] = ()
+    tensors: dict[str, TensorRecord] = field(default_factory=dict)
+
+    states: tuple[str, ...] = MASTER_AND_MOMENTS
+    """What it holds of each parameter. Moments that are absent begin at zero."""
 
     def to_json(self) -> str:
         """Text of the manifest, with a checksum over all of it."""
@@ -130,9 +153,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise CheckpointError(f"{path}: is not JSON: the file was cut or overwritten") from None
-    if not isinstance(values, dict) or values.get("version") != FORMAT_VERSION:
-        version = values.get("version") if isinstance(values, dict) else None
-        raise CheckpointError(f"{path}: format version {version!r}, this program reads {FORMAT_VERSION}")
+    version = values.get("version") if isinstance(values, dict) else None
+    if version not in _READABLE_VERSIONS:
+        raise CheckpointError(f"{path}: format version {version!r}, this program reads {_READABLE_VERSIONS}")
     stated = values.pop("checksum", None)
     found = _checksum_of(values)
     if stated != found:
@@ -225,5 +248,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         name: TensorRecord(tuple(record["shape"]), tuple(Piece(**piece) for piece in record["pieces"]))
         for name, record in values["tensors"].items()
     }
-    progress = {field.name: values[field.name] for field in fields(Progress)}
-    return Manifest(**progress, scalars=values["scalars"], files=files, tensors=tensors)
+    plain = {one.name: values[one.name] for one in fields(Manifest) if one.name in values}
+    manifest = Manifest(**plain | {"scalars": values["scalars"], "files": files, "tensors": tensors})
+    if manifest.kind not in get_args(SaveKind) or not set(manifest.states) <= set(MASTER_AND_MOMENTS):
+        raise ValueError(f"kind {manifest.kind!r}, states {manifest.states}")
+    return replace(manifest, states=tuple(manifest.states))

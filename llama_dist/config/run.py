@@ -70,6 +70,13 @@ class ParallelConfig(StrictModel):
     pipeline_stages: Count = 1
     """Number of pipeline stages; the layers are cut so that the FLOPs of the stages are even."""
 
+    layers_per_stage: list[Count] | None = None
+    """Transformer blocks of each pipeline stage, first to last, in place of the even cut."""
+
+    offload_optimizer: bool = False
+    """Whether master weights and moments live in host memory, where the optimizer then steps (ZeRO-Offload,
+    arXiv 2101.06840). Needs ZeRO 1 to 3."""
+
 
 class TrainConfig(StrictModel):
     """Length, arithmetic and memory choices of the training loop."""
@@ -140,16 +147,6 @@ class EvaluationConfig(StrictModel):
         return self
 
 
-class CheckpointConfig(StrictModel):
-    """When checkpoints are written and how many are kept."""
-
-    interval_steps: Count = 1000
-    """Optimizer steps between checkpoints. The last step and a stop are saved as well."""
-
-    keep_last: Count = 3
-    """Newest checkpoints kept; the last verified one is never removed."""
-
-
 def _refuse_password(uri: str) -> str:
     """A config is copied into the run directory and every checkpoint, where a password has no business."""
     if _holds_secret(uri):
@@ -171,6 +168,39 @@ def _holds_secret(uri: str) -> bool:
     pairs = (pair.partition("=") for pair in re.split("[&;]", query))
     secrets = (value for key, _, value in pairs if value and _SECRET_KEY.search(unquote(key)))
     return not all(_REFERENCE.fullmatch(value) for value in secrets)
+
+
+class CheckpointConfig(StrictModel):
+    """When checkpoints are written, where, and which are kept. The last step and a stop are saved in any case."""
+
+    interval_steps: Count = 1000
+    """Optimizer steps between checkpoints."""
+
+    interval_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after which a checkpoint is written whatever the steps; it is kept until the next one is written."""
+
+    keep_last: Count = 3
+    """Newest checkpoints kept; the last verified one is never removed."""
+
+    keep_every_steps: Count | None = None
+    """Checkpoints of the multiples of this many steps are kept for good."""
+
+    keep_best: NonNegative = 0
+    """Checkpoints with the lowest held-out loss that are kept beside the others."""
+
+    asynchronous: bool = True
+    """Whether training goes on while a checkpoint is written. Takes host memory for one copy of the state."""
+
+    directory: str | None = None
+    """Directory for the checkpoints of all runs, each in one of its own; by default they lie in the run directory."""
+
+    shared: bool = True
+    """Whether every node sees the same `directory`. If not, each keeps what its ranks write, and a start copies
+    between the nodes what its ranks need."""
+
+    upload: Annotated[str, AfterValidator(_refuse_password)] | None = None
+    """fsspec URL under which every checkpoint is copied once it is written; then the local one may be removed, and a
+    run whose disk was lost goes on from there."""
 
 
 class MetricsConfig(StrictModel):
@@ -206,7 +236,13 @@ class SupervisionConfig(StrictModel):
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
 
     stop_grace_seconds: Seconds = 120.0
-    """How long `llama-dist stop` lets the ranks save before they are ended."""
+    """How long a stopped run may take to save before its ranks are ended."""
+
+    wall_clock_limit_minutes: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after its start by which an attempt has saved and ended, for schedulers that end it then."""
+
+    compare_replicas_interval_steps: NonNegative = 0
+    """Optimizer steps between comparisons of the replicas' weights, which find silent corruption; 0 never compares."""
 
 
 class RunConfig(StrictModel):

@@ -8,7 +8,7 @@ from data_pipeline.config import parse_config
 from data_pipeline.stream import TokenStream
 from data_pipeline.stream_state import StreamState
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
-from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.manifest import CheckpointError, Progress, SaveKind
 from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.config import RunConfig, dump_config
 from llama_dist.parallel.engine import Engine
@@ -38,14 +38,15 @@ class CheckpointKeeper:
         # Held from the start: a cache of remote data may drop its copy at any time.
         self._tokenizer = stream.tokenizer_path.read_bytes()
 
-    def is_due(self, step: int) -> bool:
-        """Whether the checkpoint interval or the run ends with `step`."""
-        return step % self._config.checkpoint.interval_steps == 0 or step == self._config.train.num_steps
+        self._alerts: list[str] = []
+        self._failure: CheckpointError | None = None
 
-    def save(self, engine: Engine, position: Position) -> str | None:
-        """Write the checkpoint of `position`; answers what could not be tidied up after it, or None.
+    def save(
+        self, engine: Engine, position: Position, *, kind: SaveKind = "interval", held_out_loss: float | None = None
+    ) -> None:
+        """Collective. Begin the checkpoint of `position`, after the one before it is written.
 
-        Raises CheckpointError on every rank if it fails on one.
+        A save that fails is told by `take_alerts`, since the older checkpoints stand, and raised by `finish`.
         """
         config, grid = self._config, engine.grid
         progress = Progress(
@@ -59,14 +60,33 @@ class CheckpointKeeper:
                 "zero_stage": config.parallel.zero_stage,
             },
             data=self._stream.state(position.consumed_samples).model_dump(),
+            kind=kind,
+            held_out_loss=held_out_loss,
         )
-        return save_checkpoint(
-            self._directory,
-            engine,
-            progress,
-            tokenizer=self._tokenizer,
-            keep_last=config.checkpoint.keep_last,
-        )
+        self._failure = None
+        try:
+            complaint = save_checkpoint(
+                self._directory,
+                engine,
+                progress,
+                tokenizer=self._tokenizer,
+                keep_last=config.checkpoint.keep_last,
+            )
+        except CheckpointError as error:
+            self._failure = error
+            self._alerts.append(str(error))
+        else:
+            self._alerts += [complaint] if complaint else []
+
+    def finish(self) -> None:
+        """Collective. Wait until the last save is written. Raises CheckpointError on every rank if it failed on one."""
+        if self._failure:
+            raise self._failure
+
+    def take_alerts(self) -> list[str]:
+        """Return what went wrong with saves since the last call."""
+        alerts, self._alerts = self._alerts, []
+        return alerts
 
     def restore_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
         """Load the newest good checkpoint into `engine`; a run that never saved starts at step 0.

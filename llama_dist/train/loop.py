@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_pipeline.config import ReportedError
-from llama_dist.checkpoint.manifest import CheckpointError
+from llama_dist.checkpoint.manifest import SaveKind
 from llama_dist.config import RunConfig
 from llama_dist.metrics.meter import Meter
 from llama_dist.optim.schedule import learning_rate
@@ -70,10 +70,12 @@ def train_steps(parts: Parts, position: Position) -> bool:
         parts.recorder.record(metrics)
 
         stopping = any_rank(parts.stop.is_made)
-        if stopping or parts.keeper.is_due(position.step):
-            _save(parts, position, must_succeed=stopping or position.step == config.train.num_steps)
+        kind = _kind_of_save(config, position.step, stopping=stopping)
+        if kind:
+            _save(parts, position, kind)
         if stopping:
             break
+    parts.keeper.finish()
     return position.step == config.train.num_steps
 
 
@@ -87,19 +89,22 @@ def has_diverged(result: StepResult, precision: str) -> bool:
     return not (is_finite or (result.skipped and precision == "fp16"))
 
 
-def _save(parts: Parts, position: Position, *, must_succeed: bool) -> None:
+def _kind_of_save(config: RunConfig, step: int, *, stopping: bool) -> SaveKind | None:
+    """Why a checkpoint is due after `step`, if one is."""
+    if step == config.train.num_steps:
+        return "end"
+    if stopping:
+        return "stop"
+    return "interval" if step % config.checkpoint.interval_steps == 0 else None
+
+
+def _save(parts: Parts, position: Position, kind: SaveKind) -> None:
     """Collective. A save that fails in mid-run is an alert, for the older checkpoint stands; the last one must not."""
     parts.heartbeat.beat(position.step, "save")
     parts.recorder.sync()
-    try:
-        complaint = parts.keeper.save(parts.engine, position)
-    except CheckpointError as error:
-        if must_succeed:
-            raise
-        parts.tell(f"ALERT: {error}. Training goes on; free the disk before the next save.")
-    else:
-        if complaint:
-            parts.tell(f"ALERT: {complaint}")
+    parts.keeper.save(parts.engine, position, kind=kind)
+    for alert in parts.keeper.take_alerts():
+        parts.tell(f"ALERT: {alert}. Training goes on; free the disk before the next save.")
 
 
 def _divergence_advice(step: int, result: StepResult) -> str:

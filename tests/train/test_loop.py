@@ -39,18 +39,25 @@ class FakeBatches:
 
 
 class FakeKeeper:
-    """Saves every 3rd step and the last one into a list; may fail."""
+    """Saves into a list; may fail."""
 
-    def __init__(self, last_step, failing=()):
-        self.saved, self.failing, self.last_step = [], failing, last_step
+    def __init__(self, failing=()):
+        self.saved, self.failing, self.alerts, self.failure = [], failing, [], None
 
-    def is_due(self, step):
-        return step % 3 == 0 or step == self.last_step
+    def save(self, _engine, position, *, kind, held_out_loss=None):
+        self.failure = CheckpointError("disk full") if position.step in self.failing else None
+        if self.failure:
+            self.alerts.append(str(self.failure))
+        else:
+            self.saved.append((position.step, kind))
 
-    def save(self, _engine, position):
-        if position.step in self.failing:
-            raise CheckpointError("disk full")
-        self.saved.append(position.step)
+    def finish(self):
+        if self.failure:
+            raise self.failure
+
+    def take_alerts(self):
+        alerts, self.alerts = self.alerts, []
+        return alerts
 
 
 class FakeRecorder:
@@ -81,6 +88,7 @@ def parts(tmp_path):
             "data": {"sources": [{"path": "x"}], "sequence_length_tokens": 16},
             "batch": {"global_batch_sequences": 4},
             "train": {"num_steps": 7},
+            "checkpoint": {"interval_steps": 3},
         },
         where="test",
     )
@@ -90,7 +98,7 @@ def parts(tmp_path):
         engine=FakeEngine(),
         batches=FakeBatches(),
         held_out=FakeHeldOut(),
-        keeper=FakeKeeper(7),
+        keeper=FakeKeeper(),
         recorder=FakeRecorder(),
         heartbeat=Heartbeat(tmp_path / "rank.json", 1),
         stop=StopRequest(),
@@ -107,7 +115,7 @@ def test_every_step_is_read_once_recorded_once_and_the_last_is_saved(parts):
     assert [record.tokens_seen for record in parts.recorder.records] == [64 * step for step in range(1, 8)]
     assert [record.held_out_loss for record in parts.recorder.records] == [None, None, None, 1.5, None, None, None]
     assert [record.named_held_out_losses for record in parts.recorder.records][2:5] == [{}, {"code": 2.5}, {}]
-    assert parts.keeper.saved == [3, 6, 7]
+    assert parts.keeper.saved == [(3, "interval"), (6, "interval"), (7, "end")]
 
 
 def test_a_resumed_loop_goes_on_with_the_next_sample_and_the_schedule_of_its_step(parts):
@@ -123,7 +131,7 @@ def test_a_stop_saves_the_step_that_was_done(parts):
     parts, _ = parts
     parts.stop.is_made = True
     assert not train_steps(parts, Position(step=1, consumed_samples=4))
-    assert parts.keeper.saved == [2]
+    assert parts.keeper.saved == [(2, "stop")]
 
 
 def test_a_finished_run_does_nothing_more(parts):
@@ -134,12 +142,12 @@ def test_a_finished_run_does_nothing_more(parts):
 
 def test_a_failed_save_in_mid_run_is_an_alert_and_the_last_one_an_error(parts):
     parts, told = parts
-    failing = dataclasses.replace(parts, keeper=FakeKeeper(7, failing=(3,)))
+    failing = dataclasses.replace(parts, keeper=FakeKeeper(failing=(3,)))
     assert train_steps(failing, Position())
-    assert failing.keeper.saved == [6, 7]
+    assert failing.keeper.saved == [(6, "interval"), (7, "end")]
     assert any("ALERT" in line and "disk full" in line for line in told)
     with pytest.raises(CheckpointError):
-        train_steps(dataclasses.replace(parts, keeper=FakeKeeper(7, failing=(7,))), Position())
+        train_steps(dataclasses.replace(parts, keeper=FakeKeeper(failing=(7,))), Position())
 
 
 # What DeepSpeed answers: it skips a bad step at ZeRO 1 to 3 in every precision, and takes it at ZeRO-0.
