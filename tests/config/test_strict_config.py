@@ -16,7 +16,7 @@ from llama_dist.config import ModelConfig, RunConfig, dump_config, parse_run_con
         ("model.hiden_size", "did you mean `hidden_size`?"),
         ("optimiser", "did you mean `optimizer`?"),
         ("parallel.zero", "did you mean `zero_stage`?"),
-        ("parallel.xyzzy", "known here: pipeline_stages, zero_stage"),
+        ("parallel.xyzzy", "known here: layers_per_stage, offload_optimizer, pipeline_stages, zero_stage"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_nearest_name(
