@@ -21,7 +21,7 @@ from llama_dist.checkpoint.manifest import (
     verify_checkpoint,
     verify_file,
 )
-from llama_dist.checkpoint.save import tensor_key
+from llama_dist.checkpoint.rank_file import tensor_key
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 from llama_dist.runtime.process_group import all_gather_json, broadcast_json
 

@@ -7,7 +7,8 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,6 +17,7 @@ import xxhash
 from data_pipeline.config import ReportedError
 
 MANIFEST_NAME = "manifest.json"
+TOKENIZER_NAME = "tokenizer.model"
 _UNFINISHED_NAME = f".{MANIFEST_NAME}.new"
 FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, 2)  # version 1 lacks what has a default below
@@ -118,9 +120,16 @@ class Manifest(Progress):
     """What it holds of each parameter. Moments that are absent begin at zero."""
 
     def to_json(self) -> str:
-        """Text of the manifest, with a checksum over all of it."""
-        values = {"format": "llama-dist checkpoint", "version": FORMAT_VERSION, **asdict(self)}
-        return json.dumps(values | {"checksum": _checksum_of(values)}, indent=1)
+        """Text of the manifest, with a checksum over all of it. A large index takes its time, but holds the
+        interpreter's lock only for a parameter at a time: training goes on meanwhile."""
+        values = {"format": "llama-dist checkpoint", "version": FORMAT_VERSION, **vars(self)}
+        values["files"] = [vars(file) for file in self.files]
+        texts = {key: _compact(value) for key, value in values.items() if key != "tensors"}
+        tensors = (f"{_compact(name)}:{_compact(_plain(self.tensors[name]))}" for name in sorted(self.tensors))
+        texts["tensors"] = "{" + ",\n".join(tensors) + "}"
+        hashed = ",".join(f'"{key}":{texts[key]}' for key in sorted(texts)).replace("\n", "")
+        texts["checksum"] = f'"{_checksum_of_text("{" + hashed + "}")}"'
+        return "{\n" + ",\n".join(f'"{key}": {text}' for key, text in texts.items()) + "\n}\n"
 
 
 def step_directory(checkpoints: Path, step: int) -> Path:
@@ -199,7 +208,7 @@ def checksum_file(path: Path) -> str:
 
 def prepare_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest beside its name: a directory that still has it so belongs to a save that never finished."""
-    write_synced(directory / _UNFINISHED_NAME, manifest.to_json().encode())
+    write_synced(directory / _UNFINISHED_NAME, [manifest.to_json().encode()])
     sync_directory(directory)
 
 
@@ -209,13 +218,26 @@ def finish_manifest(directory: Path) -> None:
     sync_directory(directory)
 
 
-def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, readable by its owner alone, and wait until the disk has it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
+    """Write a file, readable by its owner alone, and wait until the disk has it; answer its bytes and checksum.
+
+    Hashing and writing let other threads run. Raises OSError that names the file.
+    """
+    digest, num_bytes = xxhash.xxh3_128(), 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        for chunk in chunks:
+            digest.update(chunk)
+            left = memoryview(chunk)
+            num_bytes += len(left)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    finally:
+        os.close(descriptor)
+    return num_bytes, digest.hexdigest()
 
 
 def sync_directory(directory: Path) -> None:
@@ -235,7 +257,20 @@ def _step_directories(checkpoints: Path) -> list[tuple[int, Path]]:
 
 
 def _checksum_of(values: dict[str, Any]) -> str:
-    return xxhash.xxh3_128(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return _checksum_of_text(_compact(values))
+
+
+def _checksum_of_text(text: str) -> str:
+    return xxhash.xxh3_128(text.encode()).hexdigest()
+
+
+def _compact(value: Any) -> str:
+    """JSON on one line, its keys in order: line breaks inside strings are escaped."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _plain(record: TensorRecord) -> dict[str, Any]:
+    return {"shape": record.shape, "pieces": [vars(piece) for piece in record.pieces]}
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:

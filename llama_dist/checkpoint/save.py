@@ -1,36 +1,31 @@
-"""Writes a checkpoint as a transaction: each rank one file, then one rename, then the manifest.
+"""Writes a checkpoint and waits for it: of an engine over all ranks, or of tensors that one process brings.
 
-A crash at any instant leaves either the whole checkpoint or none, and the older ones untouched.
+A run saves beside its training instead (`writer.py`); the transaction is the same.
 """
 
+import itertools
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
-import xxhash
 
 from llama_dist.checkpoint.manifest import (
     MANIFEST_NAME,
-    CheckpointError,
     FileRecord,
-    Manifest,
-    Piece,
     Progress,
     TensorRecord,
-    finish_manifest,
     list_steps,
-    prepare_manifest,
     step_directory,
-    sync_directory,
     write_synced,
 )
-from llama_dist.parallel.engine import Engine, StatePartition
-from llama_dist.runtime.process_group import all_gather_json, broadcast_json
+from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out, tensor_key
+from llama_dist.checkpoint.save_group import SaveGroup, attempt
+from llama_dist.checkpoint.transaction import Contents, Range, index_of, point_latest, write_transaction
+from llama_dist.parallel.engine import STATES, Engine, StatePartition
 
-TOKENIZER_NAME = "tokenizer.model"
+PART_BYTES = 1 << 30
+"""Size from which on `write_checkpoint` begins the next file."""
 
 
 def save_checkpoint(
@@ -41,142 +36,114 @@ def save_checkpoint(
     `tokenizer` is the content of its file. Answers what could not be tidied up after the checkpoint was written, or
     None. Raises CheckpointError on every rank if any rank failed to write; what was there before is untouched.
     """
-    rank = engine.grid.rank
-    staging = checkpoints / f".staging_{progress.step:08d}"
-    _agree(_attempt(_prepare_staging, checkpoints, staging) if rank == 0 else {})
-    written = _agree_all(_attempt(_write_rank_file, staging, rank, list(engine.partitions())))
-    outcome: dict[str, Any] = {}
-    untidy: str | None = None
-    if rank == 0:
-        outcome = _attempt(_publish, checkpoints, staging, written, progress, engine.scalars(), tokenizer)
-        if "error" not in outcome:
-            untidy = _attempt(_tidy_up, checkpoints, progress.step, keep_last).get("error")
-    _agree(outcome)
-    untidy = broadcast_json(untidy)
-    return f"step {progress.step} is saved, but older files could not be removed: {untidy}" if untidy else None
+    group = SaveGroup.of_ranks(is_leader=engine.grid.rank == 0)
+    owned = owned_partitions(engine)
+    ranges = group.gather(ranges_of(owned))
+
+    def write_file(directory: Path) -> list[FileRecord]:
+        return [write_live(directory / rank_file_name(group.rank), layout_of(owned), owned, group.host)]
+
+    contents = Contents(progress, engine.scalars(), tokenizer)
+    write_transaction(checkpoints, group, contents, write_file, lambda: index_of(ranges))
+    untidy = attempt(tidy_up, checkpoints, progress.step, keep_last) if group.is_leader else {}
+    error = group.gather(untidy.get("error"))[0]
+    return f"step {progress.step} is saved, but older files could not be removed: {error}" if error else None
 
 
-def tensor_key(name: str, state: str, offset: int) -> str:
-    """Name of one piece inside a rank's file."""
-    return f"{name}:{state}:{offset}"
-
-
-def _attempt(function: Any, *arguments: Any) -> dict[str, Any]:
-    """Run one step of the transaction; a failure of the disk becomes a value that all ranks can share."""
-    try:
-        return {"result": function(*arguments)}
-    except OSError as error:
-        return {"error": f"{error.filename or 'checkpoint'}: {error.strerror or error}"}
-
-
-def _agree(outcome: dict[str, Any]) -> None:
-    """Collective. Raise on every rank what rank 0 met."""
-    error = broadcast_json(outcome.get("error"))
-    if error:
-        raise CheckpointError(f"the checkpoint was not written: rank 0: {error}")
-
-
-def _agree_all(outcome: dict[str, Any]) -> list[Any]:
-    """Collective. Every rank's result, or raise what any of them met."""
-    outcomes = all_gather_json(outcome)
-    failed = [f"rank {rank}: {one['error']}" for rank, one in enumerate(outcomes) if "error" in one]
-    if failed:
-        raise CheckpointError("the checkpoint was not written: " + "; ".join(failed))
-    return [one["result"] for one in outcomes]
-
-
-def _prepare_staging(checkpoints: Path, staging: Path) -> None:
-    checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for leftover in (*checkpoints.glob(".staging_*"), *checkpoints.glob(".replaced_*")):
-        shutil.rmtree(leftover)
-    staging.mkdir(mode=0o700)
-
-
-def _write_rank_file(staging: Path, rank: int, partitions: Sequence[StatePartition]) -> dict[str, Any]:
-    """Write this rank's ranges into one file; answer its record and which ranges it holds."""
-    owned = [partition for partition in partitions if not partition.is_saved_elsewhere]
-    tensors = {
-        tensor_key(partition.name, state, partition.offset): tensor.to("cpu", torch.float32).contiguous()
-        for partition in owned
-        for state, tensor in partition.tensors.items()
-    }
-    content = safetensors.torch.save(tensors)
-    name = f"rank_{rank:05d}.safetensors"
-    write_synced(staging / name, content)
-    return {
-        "file": [name, len(content), xxhash.xxh3_128(content).hexdigest()],
-        "ranges": [[partition.name, list(partition.shape), partition.offset, partition.length] for partition in owned],
-    }
-
-
-def _publish(
+def write_checkpoint(
     checkpoints: Path,
-    staging: Path,
-    written: Sequence[dict[str, Any]],
     progress: Progress,
+    tensors: Iterable[tuple[str, str, torch.Tensor]],
+    *,
     scalars: dict[str, float],
     tokenizer: bytes,
-) -> None:
-    """Rank 0 only. Move the complete staging directory into place, then write the manifest."""
-    write_synced(staging / TOKENIZER_NAME, tokenizer)
-    tokenizer_record = FileRecord(TOKENIZER_NAME, len(tokenizer), xxhash.xxh3_128(tokenizer).hexdigest())
-    manifest = Manifest(
-        **vars(progress),
-        scalars=scalars,
-        files=(*(FileRecord(*rank["file"]) for rank in written), tokenizer_record),
-        tensors=_index(rank["ranges"] for rank in written),
-    )
-    prepare_manifest(staging, manifest)
-    target = step_directory(checkpoints, progress.step)
-    if target.exists():
-        # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
-        replaced = checkpoints / f".replaced_{progress.step:08d}"
-        target.rename(replaced)
-        staging.rename(target)
-        shutil.rmtree(replaced)
-    else:
-        staging.rename(target)
-    sync_directory(checkpoints)
-    finish_manifest(target)
+    states: tuple[str, ...],
+) -> Path:
+    """Write the checkpoint of `progress.step` from whole tensors, one process, no process group; answers its directory.
+
+    `tensors` yields (parameter, state, tensor of the parameter's shape), the `states` of one parameter one after the
+    other; it is read once, and nothing of it is kept, so that it may be larger than memory. `tokenizer` is the content
+    of its file, or empty where there is none. An older checkpoint of the same step is replaced, none is removed.
+    Raises CheckpointError if the disk refuses.
+    """
+    group = SaveGroup.alone()
+    ranges_of_files: list[list[Range]] = []
+
+    def write_files(directory: Path) -> list[FileRecord]:
+        records = []
+        for number, part in enumerate(_parts(tensors, states)):
+            layout = lay_out((tensor_key(name, state, 0), tensor.numel()) for name, state, tensor in part)
+            name = f"part_{number:05d}.safetensors"
+            written = write_synced(directory / name, chunks_of(layout, (tensor for *_, tensor in part)))
+            records.append(FileRecord(name, *written, group.host))
+            ranges_of_files.append([(n, tuple(t.shape), 0, t.numel()) for n, state, t in part if state == states[0]])
+        return records
+
+    def index() -> dict[str, TensorRecord]:
+        return index_of(ranges_of_files)
+
+    write_transaction(checkpoints, group, Contents(progress, scalars, tokenizer, states), write_files, index)
+    directory = step_directory(checkpoints, progress.step)
+    attempt(point_latest, checkpoints, directory)  # a convenience: the checkpoint exists without it
+    return directory
 
 
-def _index(ranges_of_files: Iterable[Sequence[Sequence[Any]]]) -> dict[str, TensorRecord]:
-    """Per parameter, its pieces in order. Asserts that they tile it: a hole would be our bug, found while it is new."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    pieces: dict[str, list[Piece]] = {}
-    for file, ranges in enumerate(ranges_of_files):
-        for name, shape, offset, length in ranges:
-            shapes[name] = tuple(shape)
-            pieces.setdefault(name, []).append(Piece(file, offset, length))
-    records = {}
-    for name in sorted(pieces):
-        ordered = tuple(sorted(pieces[name], key=lambda piece: piece.offset))
-        records[name] = TensorRecord(shapes[name], ordered)
-        end = 0
-        for piece in ordered:
-            assert piece.offset == end, f"{name}: a piece starts at {piece.offset}, the one before ends at {end}"
-            end += piece.length
-        assert end == records[name].num_elements, f"{name}: pieces cover {end} of {records[name].num_elements} elements"
-    return records
+def rank_file_name(rank: int) -> str:
+    """Name of the file that a rank of a run writes."""
+    return f"rank_{rank:05d}.safetensors"
 
 
-def _point_latest(checkpoints: Path, target: Path) -> None:
-    """Keep a link to the newest for people; nothing ever reads it."""
-    beside = checkpoints / ".latest.new"
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(target.name)
-    beside.rename(checkpoints / "latest")
+def owned_partitions(engine: Engine) -> list[StatePartition]:
+    """What this rank saves."""
+    return [partition for partition in engine.partitions() if not partition.is_saved_elsewhere]
 
 
-def _tidy_up(checkpoints: Path, newest_step: int, keep_last: int) -> None:
-    """Rank 0 only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it.
+def ranges_of(owned: Sequence[StatePartition]) -> list[Range]:
+    """What the file of `owned` holds, for the index."""
+    return [[one.name, list(one.shape), one.offset, one.length] for one in owned]
+
+
+def layout_of(owned: Sequence[StatePartition]) -> FileLayout:
+    """The file of `owned`."""
+    return lay_out((tensor_key(one.name, state, one.offset), one.length) for state in STATES for one in owned)
+
+
+def live_tensors(owned: Sequence[StatePartition]) -> Iterator[torch.Tensor]:
+    """The live tensors in the order of `layout_of`."""
+    return (one.tensors[state] for state in STATES for one in owned)
+
+
+def write_live(path: Path, layout: FileLayout, owned: Sequence[StatePartition], host: str) -> FileRecord:
+    """Write a rank's file straight from the live tensors, which must stand still meanwhile."""
+    return FileRecord(path.name, *write_synced(path, chunks_of(layout, live_tensors(owned))), host)
+
+
+def tidy_up(checkpoints: Path, newest_step: int, keep_last: int) -> None:
+    """Leaders only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it.
 
     Later ones are damaged and were passed over: counting them could remove the only good one. The manifest goes first,
     so that a half-removed checkpoint no longer exists.
     """
-    _point_latest(checkpoints, step_directory(checkpoints, newest_step))
+    point_latest(checkpoints, step_directory(checkpoints, newest_step))
     written = [step for step in list_steps(checkpoints) if step <= newest_step]
     for step in written[:-keep_last]:
         directory = step_directory(checkpoints, step)
         (directory / MANIFEST_NAME).unlink()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _parts(
+    tensors: Iterable[tuple[str, str, torch.Tensor]], states: tuple[str, ...]
+) -> Iterator[list[tuple[str, str, torch.Tensor]]]:
+    """Gather whole parameters until they fill a file."""
+    part: list[tuple[str, str, torch.Tensor]] = []
+    for name, of_parameter in itertools.groupby(tensors, key=lambda one: one[0]):
+        held = list(of_parameter)
+        found = tuple(state for _, state, _ in held)
+        assert sorted(found) == sorted(states), f"{name} comes with {found} in place of {states}"
+        part += held
+        if sum(tensor.numel() * 4 for *_, tensor in part) >= PART_BYTES:
+            yield part
+            part = []
+    if part:
+        yield part

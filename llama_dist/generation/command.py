@@ -10,8 +10,7 @@ import torch
 
 from data_pipeline.tokenizer import Tokenizer
 from llama_dist.checkpoint.load import find_newest_good, load_weights
-from llama_dist.checkpoint.manifest import MANIFEST_NAME
-from llama_dist.checkpoint.save import TOKENIZER_NAME
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, TOKENIZER_NAME
 from llama_dist.config import RunDirectory, parse_run_config
 from llama_dist.generation.errors import GenerationError
 from llama_dist.generation.generate import GeneratedToken, generate_tokens

@@ -66,29 +66,29 @@ def peers_named(world: World, where: Callable[[], str]) -> Iterator[None]:
         raise _peer_lost(world, where(), error) from error
 
 
-def all_gather_json(value: Any) -> list[Any]:
-    """Collective. Every rank's `value`, in rank order, carried as JSON over CPU tensors."""
+def all_gather_json(value: Any, group: distributed.ProcessGroup | None = None) -> list[Any]:
+    """Collective over `group`, by default over all. Every rank's `value`, in rank order, as JSON over CPU tensors."""
     payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    world_size = distributed.get_world_size()
+    world_size = distributed.get_world_size(group)
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size)]
-    distributed.all_gather(sizes, torch.tensor([payload.numel()]))
+    distributed.all_gather(sizes, torch.tensor([payload.numel()]), group=group)
     longest = max(int(size) for size in sizes)
     padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: payload.numel()] = payload
     gathered = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world_size)]
-    distributed.all_gather(gathered, padded)
-    return [json.loads(bytes(buffer[: int(size)].tolist())) for buffer, size in zip(gathered, sizes, strict=True)]
+    distributed.all_gather(gathered, padded, group=group)
+    return [json.loads(buffer[: int(size)].numpy().tobytes()) for buffer, size in zip(gathered, sizes, strict=True)]
 
 
-def broadcast_json(value: Any) -> Any:
-    """Collective. Rank 0's `value` on every rank; what the others pass is not read."""
-    return all_gather_json(value if distributed.get_rank() == 0 else None)[0]
+def broadcast_json(value: Any, group: distributed.ProcessGroup | None = None) -> Any:
+    """Collective over `group`. Rank 0's `value` on every rank; what the others pass is not read."""
+    return all_gather_json(value if distributed.get_rank(group) == 0 else None, group)[0]
 
 
-def any_rank(flag: bool) -> bool:
-    """Collective. Whether `flag` is true on at least one rank."""
+def any_rank(flag: bool, group: distributed.ProcessGroup | None = None) -> bool:
+    """Collective over `group`. Whether `flag` is true on at least one rank."""
     votes = torch.tensor([int(flag)])
-    distributed.all_reduce(votes, op=distributed.ReduceOp.MAX)
+    distributed.all_reduce(votes, op=distributed.ReduceOp.MAX, group=group)
     return bool(votes.item())
 
 

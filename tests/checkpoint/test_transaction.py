@@ -119,7 +119,7 @@ def test_a_lost_manifest_is_an_error_too(save, checkpoints):
 
 
 def test_a_first_save_cut_off_before_its_last_rename_never_existed(save, checkpoints, monkeypatch):
-    monkeypatch.setattr("llama_dist.checkpoint.save.finish_manifest", cut_off)
+    monkeypatch.setattr("llama_dist.checkpoint.transaction.finish_manifest", cut_off)
     with pytest.raises(SystemExit):
         save(1)
     monkeypatch.undo()
@@ -135,7 +135,7 @@ def cut_off(_directory):
 
 def test_older_files_that_cannot_be_removed_are_told_and_the_new_checkpoint_stands(save, checkpoints, monkeypatch):
     save(1)
-    monkeypatch.setattr("llama_dist.checkpoint.save._point_latest", refuse)
+    monkeypatch.setattr("llama_dist.checkpoint.save.point_latest", refuse)
     _, complaint = save(2, keep_last=1, with_complaint=True)
     assert "step 2 is saved" in complaint and "Read-only" in complaint
     assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2

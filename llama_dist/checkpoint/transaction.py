@@ -1,0 +1,148 @@
+"""Writes a checkpoint as a transaction: the files, then one rename, then the manifest.
+
+A crash at any instant leaves either the whole checkpoint or none, and the older ones untouched. What the files hold is
+the caller's (`save.py`, `writer.py`).
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from llama_dist.checkpoint.manifest import (
+    MASTER_AND_MOMENTS,
+    TOKENIZER_NAME,
+    FileRecord,
+    Manifest,
+    Piece,
+    Progress,
+    TensorRecord,
+    finish_manifest,
+    prepare_manifest,
+    step_directory,
+    sync_directory,
+    write_synced,
+)
+from llama_dist.checkpoint.save_group import NOTHING, SaveGroup, attempt
+
+Range = Sequence[Any]
+"""What a file holds of one parameter: name, shape of the whole, first element, number of elements."""
+
+WriteFiles = Callable[[Path], list[FileRecord]]
+"""Writes one member's files into the directory, synced, and answers their records."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint says beside its files; alike on every member."""
+
+    progress: Progress
+    scalars: dict[str, float]
+
+    tokenizer: bytes
+    """Content of the tokenizer's file; empty where there is none."""
+
+    states: tuple[str, ...] = MASTER_AND_MOMENTS
+
+
+def write_transaction(
+    checkpoints: Path,
+    group: SaveGroup,
+    contents: Contents,
+    write_files: WriteFiles,
+    tensors: Callable[[], dict[str, TensorRecord]],
+) -> Manifest | None:
+    """Collective. Write the checkpoint of `contents.progress.step`; answers its manifest on the leaders, else None.
+
+    The files are numbered by member, in the order of their records; `tensors` is asked on the leaders once all are
+    written. Raises CheckpointError on every member if any failed; what was there before is untouched.
+    """
+    step = contents.progress.step
+    staging = checkpoints / f".staging_{step:08d}"
+    try:
+        group.agree(attempt(_prepare, checkpoints, staging) if group.is_leader else NOTHING)
+        records = group.agree(attempt(_write, write_files, staging))
+        manifest = None
+        if group.is_leader:
+            files = tuple(FileRecord(*values) for of_member in records for values in of_member)
+            manifest = _manifest(contents, files, tensors())
+        group.agree(attempt(_move, checkpoints, staging, manifest, contents.tokenizer) if manifest else NOTHING)
+        # On every disk the files stand in their place before the first manifest says so.
+        group.agree(attempt(finish_manifest, step_directory(checkpoints, step)) if manifest else NOTHING)
+    except BaseException:
+        if group.is_leader:  # a full disk is of no use to the metrics either
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+    if manifest:
+        shutil.rmtree(_replaced(checkpoints, step), ignore_errors=True)
+    return manifest
+
+
+def index_of(ranges_of_files: Iterable[Iterable[Range]]) -> dict[str, TensorRecord]:
+    """Per parameter, its pieces in order. Asserts that they tile it: a hole would be our bug, found while it is new."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    pieces: dict[str, list[Piece]] = {}
+    for file, ranges in enumerate(ranges_of_files):
+        for name, shape, offset, length in ranges:
+            shapes[name] = tuple(shape)
+            pieces.setdefault(name, []).append(Piece(file, offset, length))
+    records = {}
+    for name in sorted(pieces):
+        ordered = tuple(sorted(pieces[name], key=lambda piece: piece.offset))
+        records[name] = TensorRecord(shapes[name], ordered)
+        end = 0
+        for piece in ordered:
+            assert piece.offset == end, f"{name}: a piece starts at {piece.offset}, the one before ends at {end}"
+            end += piece.length
+        assert end == records[name].num_elements, f"{name}: pieces cover {end} of {records[name].num_elements} elements"
+    return records
+
+
+def point_latest(checkpoints: Path, target: Path) -> None:
+    """Keep a link to the newest for people; nothing ever reads it."""
+    beside = checkpoints / ".latest.new"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target.name)
+    beside.rename(checkpoints / "latest")
+
+
+def _prepare(checkpoints: Path, staging: Path) -> None:
+    # Through the link that a run directory may hold in its place, whose end need not exist on this disk yet.
+    Path(os.path.realpath(checkpoints)).mkdir(parents=True, exist_ok=True, mode=0o700)
+    for leftover in (*checkpoints.glob(".staging_*"), *checkpoints.glob(".replaced_*")):
+        shutil.rmtree(leftover)
+    staging.mkdir(mode=0o700)
+
+
+def _write(write_files: WriteFiles, staging: Path) -> list[list[Any]]:
+    return [[one.name, one.num_bytes, one.checksum, one.host] for one in write_files(staging)]
+
+
+def _manifest(contents: Contents, files: tuple[FileRecord, ...], tensors: dict[str, TensorRecord]) -> Manifest:
+    if contents.tokenizer:  # of no host: every disk gets it
+        checksum = xxhash.xxh3_128(contents.tokenizer).hexdigest()
+        files = (*files, FileRecord(TOKENIZER_NAME, len(contents.tokenizer), checksum))
+    return Manifest(
+        **vars(contents.progress), scalars=contents.scalars, files=files, tensors=tensors, states=contents.states
+    )
+
+
+def _move(checkpoints: Path, staging: Path, manifest: Manifest, tokenizer: bytes) -> None:
+    """Move the complete staging directory into place; its manifest still waits beside its name."""
+    if tokenizer:
+        write_synced(staging / TOKENIZER_NAME, [tokenizer])
+    prepare_manifest(staging, manifest)
+    target = step_directory(checkpoints, manifest.step)
+    if target.exists():
+        # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
+        target.rename(_replaced(checkpoints, manifest.step))
+    staging.rename(target)
+    sync_directory(checkpoints)
+
+
+def _replaced(checkpoints: Path, step: int) -> Path:
+    return checkpoints / f".replaced_{step:08d}"
