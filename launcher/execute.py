@@ -15,6 +15,7 @@ from launcher.errors import RunDirectoryError
 from launcher.launch import Launch
 from launcher.local_backend import LocalBackend
 from launcher.plan import log_directory
+from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
 from launcher.saved_steps import step_known_as_saved
 from launcher.shipper import Shipper
@@ -110,6 +111,8 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: starts again at step 0")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
+    if restore_tracking(run):
+        console.say(f"{name}: goes on in the tracker as the run that its checkpoint names")
     for line in describe_changes(changes):
         console.say(f"changed:{line}")
 

@@ -36,7 +36,7 @@ def save_checkpoint(
     `tokenizer` is the content of its file. Answers what could not be tidied up after the checkpoint was written, or
     None. Raises CheckpointError on every rank if any rank failed to write; what was there before is untouched.
     """
-    group = SaveGroup.of_ranks(is_leader=engine.grid.rank == 0)
+    group = SaveGroup.of_all_ranks()
     owned = owned_partitions(engine)
     ranges = group.gather(ranges_of(owned))
 

@@ -3,12 +3,16 @@
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from torch import distributed
 
 from llama_dist.checkpoint.manifest import CheckpointError
-from llama_dist.runtime.process_group import all_gather_json
+from llama_dist.runtime.process_group import World, all_gather_json
+
+_SHORTEST_TIMEOUT_SECONDS = 1800.0
+"""A rank may be this much slower than another in writing its file; one that died is noticed at once."""
 
 Outcome = dict[str, Any]
 """What one step of a save came to: {"result": value} or {"error": text}."""
@@ -21,7 +25,7 @@ NOTHING: Outcome = {"result": None}
 class SaveGroup:
     """One member's view of the group."""
 
-    rank: int
+    world: World
 
     is_leader: bool
     """Whether this member makes and publishes the directory: one member for each disk that the group writes to."""
@@ -34,13 +38,29 @@ class SaveGroup:
     @classmethod
     def alone(cls) -> "SaveGroup":
         """One process without a process group."""
-        return cls(0, is_leader=True, host=socket.gethostname(), gather=lambda value: [value])
+        return cls(World(0, 0, 1), is_leader=True, host=socket.gethostname(), gather=lambda value: [value])
 
     @classmethod
-    def of_ranks(cls, *, is_leader: bool, group: distributed.ProcessGroup | None = None) -> "SaveGroup":
-        """All ranks of `group`, by default of the run; needs CPU collectives."""
-        rank = distributed.get_rank(group)
-        return cls(rank, is_leader, socket.gethostname(), gather=lambda value: all_gather_json(value, group))
+    def of_all_ranks(cls) -> "SaveGroup":
+        """The ranks of the default process group, over one disk."""
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+        return cls(World(rank, rank, size), is_leader=rank == 0, host=socket.gethostname(), gather=all_gather_json)
+
+    @classmethod
+    def beside_training(cls, world: World, timeout_seconds: float, *, is_shared: bool) -> "SaveGroup":
+        """Collective. The ranks of a run over a process group of their own, which no collective of the training meets.
+
+        Without `is_shared` the disks are the nodes' own, and each has its leader.
+        """
+        timeout = timedelta(seconds=max(timeout_seconds, _SHORTEST_TIMEOUT_SECONDS))
+        group = distributed.new_group(backend="gloo", timeout=timeout)
+        is_leader = world.rank == 0 if is_shared else world.local_rank == 0
+        return cls(world, is_leader, socket.gethostname(), gather=lambda value: all_gather_json(value, group))
+
+    @property
+    def rank(self) -> int:
+        """This member's number."""
+        return self.world.rank
 
     def agree(self, outcome: Outcome) -> list[Any]:
         """Collective. Every member's result. Raises CheckpointError on every member if any of them failed."""

@@ -35,6 +35,9 @@ Range = Sequence[Any]
 WriteFiles = Callable[[Path], list[FileRecord]]
 """Writes one member's files into the directory, synced, and answers their records."""
 
+BuildIndex = Callable[[], dict[str, TensorRecord]]
+"""Answers which file holds which range of each parameter."""
+
 
 @dataclass(frozen=True)
 class Contents:
@@ -50,34 +53,30 @@ class Contents:
 
 
 def write_transaction(
-    checkpoints: Path,
-    group: SaveGroup,
-    contents: Contents,
-    write_files: WriteFiles,
-    tensors: Callable[[], dict[str, TensorRecord]],
-) -> Manifest | None:
-    """Collective. Write the checkpoint of `contents.progress.step`; answers its manifest on the leaders, else None.
+    checkpoints: Path, group: SaveGroup, contents: Contents, write_files: WriteFiles, index: BuildIndex
+) -> Manifest:
+    """Collective. Write the checkpoint of `contents.progress.step`; answers its manifest.
 
-    The files are numbered by member, in the order of their records; `tensors` is asked on the leaders once all are
-    written. Raises CheckpointError on every member if any failed; what was there before is untouched.
+    The files are numbered by member, in the order of their records. `index` is asked on the leaders alone, once all
+    files are written: in what the others are answered, `tensors` is empty. Raises CheckpointError on every member if
+    any failed; what was there before is untouched.
     """
     step = contents.progress.step
     staging = checkpoints / f".staging_{step:08d}"
+    only_leaders = group.is_leader
     try:
-        group.agree(attempt(_prepare, checkpoints, staging) if group.is_leader else NOTHING)
+        group.agree(attempt(_prepare, checkpoints, staging) if only_leaders else NOTHING)
         records = group.agree(attempt(_write, write_files, staging))
-        manifest = None
-        if group.is_leader:
-            files = tuple(FileRecord(*values) for of_member in records for values in of_member)
-            manifest = _manifest(contents, files, tensors())
-        group.agree(attempt(_move, checkpoints, staging, manifest, contents.tokenizer) if manifest else NOTHING)
+        files = tuple(FileRecord(*values) for of_member in records for values in of_member)
+        manifest = _manifest(contents, files, index() if only_leaders else {})
+        group.agree(attempt(_move, checkpoints, staging, manifest, contents.tokenizer) if only_leaders else NOTHING)
         # On every disk the files stand in their place before the first manifest says so.
-        group.agree(attempt(finish_manifest, step_directory(checkpoints, step)) if manifest else NOTHING)
+        group.agree(attempt(finish_manifest, step_directory(checkpoints, step)) if only_leaders else NOTHING)
     except BaseException:
-        if group.is_leader:  # a full disk is of no use to the metrics either
+        if only_leaders:  # a full disk is of no use to the metrics either
             shutil.rmtree(staging, ignore_errors=True)
         raise
-    if manifest:
+    if only_leaders:
         shutil.rmtree(_replaced(checkpoints, step), ignore_errors=True)
     return manifest
 

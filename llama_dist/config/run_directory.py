@@ -40,6 +40,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def save_request(self) -> Path:
+        """Exists while a checkpoint is asked for by `llama-dist checkpoint now`; rank 0 removes it as it begins one."""
+        return self.path / "save_request.json"
+
+    @property
     def metrics(self) -> Path:
         """Directory of the spool."""
         return self.path / "metrics"
@@ -48,6 +53,11 @@ class RunDirectory:
     def spool(self) -> Path:
         """One JSON line a step."""
         return self.metrics / SPOOL_NAME
+
+    @property
+    def tracking_identity(self) -> Path:
+        """JSON: which run of the tracker belongs to this directory. What it says is the shipper's."""
+        return self.metrics / "mlflow_run.json"
 
     @property
     def heartbeats(self) -> Path:

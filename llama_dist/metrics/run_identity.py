@@ -3,18 +3,15 @@
 import json
 import os
 import secrets
-from pathlib import Path
 
 from llama_dist.config import RunDirectory
 from llama_dist.metrics.tracker import RunIdentity
-
-_FILE_NAME = "mlflow_run.json"
 
 
 def load_identity(directory: RunDirectory) -> RunIdentity:
     """Read the identity; where there is none, make one and write it before anything is created in the tracker."""
     try:
-        values = json.loads(_path(directory).read_text(encoding="utf-8"))
+        values = json.loads(directory.tracking_identity.read_text(encoding="utf-8"))
         key, run_id = str(values["key"]), values["run_id"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         key, run_id = secrets.token_hex(16), None
@@ -27,7 +24,7 @@ def load_identity(directory: RunDirectory) -> RunIdentity:
 
 def save_identity(directory: RunDirectory, identity: RunIdentity) -> None:
     """Replace the file in one step, readable by its owner alone."""
-    path = _path(directory)
+    path = directory.tracking_identity
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     beside = path.with_suffix(".json.new")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -36,7 +33,3 @@ def save_identity(directory: RunDirectory, identity: RunIdentity) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-
-
-def _path(directory: RunDirectory) -> Path:
-    return directory.metrics / _FILE_NAME

@@ -1,17 +1,23 @@
 """Where a run stands, and how that is saved and found again. The files are `llama_dist.checkpoint`'s."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data_pipeline.config import parse_config
 from data_pipeline.stream import TokenStream
 from data_pipeline.stream_state import StreamState
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
-from llama_dist.checkpoint.manifest import CheckpointError, Progress, SaveKind
-from llama_dist.checkpoint.save import save_checkpoint
-from llama_dist.config import RunConfig, dump_config
+from llama_dist.checkpoint.manifest import CheckpointError, Manifest, Progress, SaveKind
+from llama_dist.checkpoint.save import tidy_up
+from llama_dist.checkpoint.save_group import SaveGroup, attempt
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter, Written
+from llama_dist.config import RunConfig, RunDirectory, dump_config
 from llama_dist.parallel.engine import Engine
+from llama_dist.runtime.process_group import World
 
 
 @dataclass(frozen=True)
@@ -30,26 +36,119 @@ class Position:
 
 
 class CheckpointKeeper:
-    """Saves and restores one run. Collective: every rank calls every method alike."""
+    """Saves and restores one run. Collective: every rank makes one, and calls every method alike, but `take_alerts`."""
 
-    def __init__(self, directory: Path, config: RunConfig, stream: TokenStream, code_revision: str) -> None:
-        self._directory, self._config, self._stream = directory, config, stream
+    def __init__(
+        self, run: RunDirectory, world: World, config: RunConfig, stream: TokenStream, code_revision: str
+    ) -> None:
+        self._directory, self._config, self._stream = run.checkpoints, config, stream
+        self._tracking = run.tracking_identity
         self._code_revision = code_revision
         # Held from the start: a cache of remote data may drop its copy at any time.
         self._tokenizer = stream.tokenizer_path.read_bytes()
+        group = SaveGroup.beside_training(
+            world, config.supervision.process_group_timeout_seconds, is_shared=config.checkpoint.shared
+        )
+        self._group = group
+        self._writer = CheckpointWriter(
+            self._directory, group, self._after_publication, is_asynchronous=config.checkpoint.asynchronous
+        )
+        self.newest_step: int | None = None
+        """Step of the newest checkpoint that is known to exist: restored, or written and waited for."""
 
         self._alerts: list[str] = []
         self._failure: CheckpointError | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is under way on this rank. Ranks may differ for a moment: they must agree on what follows."""
+        return self._writer.is_writing
+
+    @property
+    def last_save_seconds(self) -> float | None:
+        """How long the last save took on this rank, from its snapshot to its existence; None before the first."""
+        return self._writer.last_seconds
+
+    @property
+    def write_seconds_left(self) -> float:
+        """How long the save under way may still take until its checkpoint exists, judged by the last one; 0 if none."""
+        return self._writer.seconds_left()
 
     def save(
         self, engine: Engine, position: Position, *, kind: SaveKind = "interval", held_out_loss: float | None = None
     ) -> None:
         """Collective. Begin the checkpoint of `position`, after the one before it is written.
 
-        A save that fails is told by `take_alerts`, since the older checkpoints stand, and raised by `finish`.
+        A save that fails is told by `take_alerts`, since the older checkpoints stand, and raised by `finish`. A step
+        that is saved already is not saved again. Raises PeerLostError where the save before lost a rank.
         """
+        self._collect(self._writer.wait)
+        self._failure = None
+        if position.step == self.newest_step:
+            return
+        progress = self._progress(engine, position, kind, held_out_loss)
+        self._writer.begin(engine, Contents(progress, engine.scalars(), self._tokenizer))
+        self._collect(self._writer.poll)  # written already, if it is not asynchronous
+
+    def finish(self) -> None:
+        """Collective. Wait until the last save is written. Raises CheckpointError on every rank if it failed on one."""
+        self._collect(self._writer.wait)
+        if self._failure:
+            raise self._failure
+
+    def take_alerts(self) -> list[str]:
+        """Return what went wrong with the saves that have ended since the last call; waits for none.
+
+        Raises PeerLostError where one lost a rank.
+        """
+        self._collect(self._writer.poll)
+        alerts, self._alerts = self._alerts, []
+        return alerts
+
+    def restore_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
+        """Collective. Load the newest good checkpoint into `engine`; a run that never saved starts at step 0.
+
+        Raises CheckpointError where checkpoints exist but none is good or fits, DataError where the data is not the
+        data that the checkpoint was trained on, ConfigError where a host lacks the memory for the saves to come.
+        """
+        self._writer.prepare(engine)
+        position = self._load_newest(engine, tell)
+        self._writer.warm(engine)
+        return position
+
+    def _load_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
+        found = agree_on_newest_good(self._directory, engine.grid.rank, engine.grid.world_size)
+        if found is None:
+            tell("no checkpoint: starting at step 0")
+            return Position()
+        for fault in found.passed_over:
+            tell(f"ALERT: passed over a damaged checkpoint: {fault}")
+        manifest = found.manifest
+        consumed_samples = 0  # an imported checkpoint has seen none of this run's data
+        if manifest.data:
+            state = parse_config(StreamState, manifest.data, where=str(found.directory))
+            self._stream.check_state(state)
+            consumed_samples = state.consumed_samples
+        load_into(engine, found)
+        self.newest_step = manifest.step
+        tell(f"resumed from {found.directory} (step {manifest.step}, {manifest.tokens_seen} tokens seen)")
+        return Position(manifest.step, consumed_samples)
+
+    def _collect(self, ask: Callable[[], Written | None]) -> None:
+        """Take over what came of a save that has ended."""
+        try:
+            written = ask()
+        except CheckpointError as error:
+            self._failure = error
+            self._alerts.append(str(error))
+            return
+        if written:
+            self.newest_step = written.step
+            self._alerts += [f"step {written.step} is saved, but: {alert}" for alert in written.alerts]
+
+    def _progress(self, engine: Engine, position: Position, kind: SaveKind, held_out_loss: float | None) -> Progress:
         config, grid = self._config, engine.grid
-        progress = Progress(
+        return Progress(
             step=position.step,
             tokens_seen=position.consumed_samples * config.data.sequence_length_tokens,
             config=dump_config(config),
@@ -62,46 +161,21 @@ class CheckpointKeeper:
             data=self._stream.state(position.consumed_samples).model_dump(),
             kind=kind,
             held_out_loss=held_out_loss,
+            tracking=_read_tracking(self._tracking),
         )
-        self._failure = None
-        try:
-            complaint = save_checkpoint(
-                self._directory,
-                engine,
-                progress,
-                tokenizer=self._tokenizer,
-                keep_last=config.checkpoint.keep_last,
-            )
-        except CheckpointError as error:
-            self._failure = error
-            self._alerts.append(str(error))
-        else:
-            self._alerts += [complaint] if complaint else []
 
-    def finish(self) -> None:
-        """Collective. Wait until the last save is written. Raises CheckpointError on every rank if it failed on one."""
-        if self._failure:
-            raise self._failure
+    def _after_publication(self, directory: Path, manifest: Manifest) -> list[str]:
+        """In the writer's thread, on every rank."""
+        if not self._group.is_leader:
+            return []
+        outcome = attempt(tidy_up, self._directory, manifest.step, self._config.checkpoint.keep_last)
+        return [f"older files could not be removed: {outcome['error']}"] if "error" in outcome else []
 
-    def take_alerts(self) -> list[str]:
-        """Return what went wrong with saves since the last call."""
-        alerts, self._alerts = self._alerts, []
-        return alerts
 
-    def restore_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
-        """Load the newest good checkpoint into `engine`; a run that never saved starts at step 0.
-
-        Raises CheckpointError where checkpoints exist but none is good or fits, DataError where the data is not the
-        data that the checkpoint was trained on.
-        """
-        found = agree_on_newest_good(self._directory, engine.grid.rank, engine.grid.world_size)
-        if found is None:
-            tell("no checkpoint: starting at step 0")
-            return Position()
-        for fault in found.passed_over:
-            tell(f"ALERT: passed over a damaged checkpoint: {fault}")
-        state = parse_config(StreamState, found.manifest.data, where=str(found.directory))
-        self._stream.check_state(state)
-        load_into(engine, found)
-        tell(f"resumed from {found.directory} (step {found.manifest.step}, {found.manifest.tokens_seen} tokens seen)")
-        return Position(found.manifest.step, state.consumed_samples)
+def _read_tracking(path: Path) -> dict[str, Any]:
+    """The run's identity in the tracker, where it has one; what it says is not for us to judge."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}

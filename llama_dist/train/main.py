@@ -22,14 +22,19 @@ from llama_dist.runtime.process_group import World, peers_named, process_group
 from llama_dist.runtime.stop import StopRequest
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
+from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
+from llama_dist.train.save_request import SaveRequest
 
 
-def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
-    """Build every part, resume, and train. False if asked to stop before the last step. Raises ReportedError."""
+def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | None:
+    """Build every part, resume, and train. Answers why it left before the last step, None if it did not.
+
+    Raises ReportedError, and StopAskedError where a stop comes before the first step.
+    """
     run, world, tell = attempt.run, attempt.world, _teller(attempt.world)
     heartbeat.beat(0, "starting")
     config = parse_run_config(read_yaml(run.attempt_config(attempt.number)), where=str(run.config))
@@ -53,17 +58,19 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> bool:
         engine = build_engine(config, grid, lambda named: build_adamw(named, config.optimizer))
 
         heartbeat.beat(0, "resume")
-        keeper = CheckpointKeeper(run.checkpoints, config, stream, _code_revision(attempt))
+        keeper = CheckpointKeeper(run, world, config, stream, _code_revision(attempt))
         position = keeper.restore_newest(engine, tell)
         _check_steps_left(position, config)
 
         recorder = Recorder(run.metrics, attempt.number, config.train.num_steps, rank=world.rank, tell=tell)
         meter = Meter(tokens_per_step=_tokens_per_step(config), peak_memory_bytes=_peak_memory_bytes())
-        parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, meter, tell)
-        is_done = train_steps(parts, position)
+        decisions = Decisions(config, attempt, stop, keeper, SaveRequest(run.save_request))
+        parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, decisions, meter, tell)
+        stop.defer()
+        left_because = train_steps(parts, position)
         recorder.close()
-        heartbeat.beat(heartbeat.step, "done" if is_done else "stopped")
-    return is_done
+        heartbeat.beat(heartbeat.step, "stopped" if left_because else "done")
+    return left_because
 
 
 def _teller(world: World) -> Callable[[str], None]:

@@ -37,6 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "llama_dist.runtime",
         "fsspec",
         "numpy",
+        "psutil",
         "safetensors",
         "torch",
         "xxhash",
