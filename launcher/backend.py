@@ -28,6 +28,10 @@ class RunningAttempt(Protocol):
         """Ask each rank to save and end (SIGTERM); answers how many were asked."""
         ...
 
+    def ask_to_save(self) -> int:
+        """Ask each rank to save and go on (SIGUSR1); answers how many were asked."""
+        ...
+
     def end_now(self) -> None:
         """End what is left, without asking; returns when it is gone."""
         ...

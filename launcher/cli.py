@@ -140,7 +140,24 @@ def demo(
     raise typer.Exit(run_demo(directory))
 
 
-register(app)
+checkpoint_app = register(app)
+
+
+@checkpoint_app.command("now")
+def save_now(
+    run: Run,
+    *,
+    runs_directory: RunsDirectory = Path("runs"),
+    timeout_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for the checkpoint.")] = 600.0,
+) -> None:
+    """Let a live run save a checkpoint and go on; waits until it is written, and prints where.
+
+    Example: llama-dist checkpoint now tiny
+    """
+    from launcher.run_lookup import find_run
+    from launcher.save_now import save_now as wait_for_save
+
+    typer.echo(wait_for_save(find_run(run, runs_directory), timeout_seconds))
 
 
 def main() -> None:

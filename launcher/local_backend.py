@@ -67,13 +67,14 @@ class LocalAttempt:
 
         Before any rank runs there is nothing to save, and the agent is ended at once.
         """
-        ranks = self._ranks()
-        for rank in ranks:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                rank.terminate()
-        if not ranks:
+        num_ranks = self._signal_ranks(signal.SIGTERM)
+        if not num_ranks:
             self._agent.terminate()
-        return len(ranks)
+        return num_ranks
+
+    def ask_to_save(self) -> int:
+        """Send SIGUSR1 to the ranks; those that do not listen yet have nothing to save, and ignore it."""
+        return self._signal_ranks(signal.SIGUSR1)
 
     def end_now(self) -> None:
         """Kill the ranks with the processes that they started, then the agent."""
@@ -88,6 +89,13 @@ class LocalAttempt:
     def failures(self) -> WorkerFailures:
         """Read the agent's failure table."""
         return read_agent_log(self._log)
+
+    def _signal_ranks(self, number: signal.Signals) -> int:
+        ranks = self._ranks()
+        for rank in ranks:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                rank.send_signal(number)
+        return len(ranks)
 
     def _ranks(self) -> list[psutil.Process]:
         try:

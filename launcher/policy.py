@@ -164,7 +164,10 @@ def _was_stopped(outcome: Outcome) -> bool:
 def _stop_reason(outcome: Outcome) -> str:
     saved = "no checkpoint yet" if outcome.step_after is None else f"newest checkpoint: step {outcome.step_after}"
     if all(end.code in (ExitCode.STOPPED, ExitCode.DONE) for end in outcome.ranks):
-        return f"asked to stop; {saved}"
+        why = next(
+            (end.reason for end in outcome.ranks if end.code == ExitCode.STOPPED and end.reason), "asked to stop"
+        )
+        return f"{why}; {saved}"
     return f"asked to stop, but not every rank ended by itself; {saved}"
 
 

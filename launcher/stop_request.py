@@ -1,12 +1,17 @@
-"""SIGINT, SIGTERM and SIGHUP as a wish that the supervisor looks at between its steps. Stops nothing itself."""
+"""SIGINT, SIGTERM, SIGHUP as a wish to stop, SIGUSR1 as one to save, which the supervisor looks at between its steps.
+
+Stops and saves nothing itself.
+"""
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ECHO_SECONDS = 1.0  # a scheduler may signal a job's processes one by one and as a group: that is one wish
 
 
 class StopRequest:
@@ -16,6 +21,8 @@ class StopRequest:
         self.count = 0
         self.signal_name = ""
         self._asked = threading.Event()
+        self._asked_at = 0.0
+        self._save_is_asked = False
 
     @property
     def is_asked(self) -> bool:
@@ -27,10 +34,23 @@ class StopRequest:
         return self._asked.wait(seconds)
 
     def ask(self, number: int, _frame: FrameType | None = None) -> None:
-        """Take a signal."""
+        """Take a signal to stop."""
+        now = time.monotonic()
+        if self.is_asked and now - self._asked_at < _ECHO_SECONDS:
+            return
         self.count += 1
+        self._asked_at = now
         self.signal_name = signal.Signals(number).name
         self._asked.set()
+
+    def ask_for_save(self, _number: int, _frame: FrameType | None = None) -> None:
+        """Take a signal to save."""
+        self._save_is_asked = True
+
+    def take_save(self) -> bool:
+        """Answer whether a save was asked for since the last call."""
+        is_asked, self._save_is_asked = self._save_is_asked, False
+        return is_asked
 
 
 @contextmanager
@@ -38,6 +58,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
     """Turn the signals into a request while the block runs. Main thread only."""
     request = StopRequest()
     former = {number: signal.signal(number, request.ask) for number in _SIGNALS}
+    former[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, request.ask_for_save)
     try:
         yield request
     finally:

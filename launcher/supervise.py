@@ -99,6 +99,8 @@ class Supervisor:
         deadline = float("inf")
         while (status := attempt.poll()) is None:
             output.show_new()
+            if self._stop.take_save():
+                self._console.say(f"asked to save (SIGUSR1): {attempt.ask_to_save()} rank(s) save and go on")
             if self._stop.is_asked and deadline == float("inf"):
                 deadline = time.monotonic() + self._launch.config.supervision.stop_grace_seconds
                 self._ask_to_stop(attempt)

@@ -22,6 +22,9 @@ def main(arguments: list[str]) -> None:
     separator = arguments.index("--")
     options, command = arguments[:separator], arguments[separator + 1 :]
     _tie_to_parent(int(os.environ[PARENT_VARIABLE]))
+    # A scheduler may send it to every process of a job. Ranks listen to it; it must not end the agent, nor a rank that
+    # does not listen yet. What is ignored stays so across exec.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # exec keeps the pid: the children of the command are tied to it
     if options:
         assert options[0] == "--log-directory", options

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Mount the verbs on the program's `app`."""
+def register(app: typer.Typer) -> typer.Typer:
+    """Mount the verbs on the program's `app`; answers the group `checkpoint`, for verbs that need the launcher."""
     app.command("generate")(generate)
     checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at the checkpoints of a run, and check them.")
     checkpoint_app.command("list")(list_checkpoints)
     checkpoint_app.command("verify")(verify_checkpoint)
     app.add_typer(checkpoint_app, name="checkpoint")
+    return checkpoint_app
 
 
 def generate(

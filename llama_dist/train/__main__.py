@@ -13,7 +13,7 @@ from llama_dist.exit_codes import ExitCode
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.process_group import World
-from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.stop import StopAskedError, StopRequest
 from llama_dist.train.attempt import Attempt
 
 
@@ -44,7 +44,9 @@ def _run(attempt: Attempt, heartbeat: Heartbeat) -> tuple[int, str]:
     try:
         from llama_dist.train.main import train  # noqa: PLC0415 - imports DeepSpeed
 
-        is_done = train(attempt, heartbeat, StopRequest().install())
+        left_because = train(attempt, heartbeat, StopRequest().install())
+    except StopAskedError:
+        return ExitCode.STOPPED, "asked to stop before the first step: there was nothing to save"
     except ReportedError as error:
         print(f"rank {attempt.world.rank}: {error}", file=sys.stderr)
         return error.exit_code, str(error)
@@ -52,7 +54,7 @@ def _run(attempt: Attempt, heartbeat: Heartbeat) -> tuple[int, str]:
         text = traceback.format_exc()
         print(f"rank {attempt.world.rank}, {heartbeat.where()}:\n{text}", file=sys.stderr)
         return ExitCode.OUR_BUG, text
-    return (ExitCode.DONE, "reached the last step") if is_done else (ExitCode.STOPPED, "asked to stop; saved")
+    return (ExitCode.STOPPED, left_because) if left_because else (ExitCode.DONE, "reached the last step")
 
 
 def _parse_arguments() -> Attempt:

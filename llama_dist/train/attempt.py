@@ -1,6 +1,7 @@
 """Which attempt of which run a process belongs to. A record alone."""
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from llama_dist.config import RunDirectory
 from llama_dist.runtime.process_group import World
@@ -13,3 +14,6 @@ class Attempt:
     run: RunDirectory
     number: int
     world: World
+
+    started: float = field(default_factory=time.monotonic)
+    """`time.monotonic()` of when the process began, nearly."""

@@ -1,6 +1,6 @@
 """Loss on held-out text: always the same sequences, so that the value compares over steps and topologies."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +46,17 @@ class HeldOutText:
         """Whether the evaluation interval or the run ends with `step`."""
         return step % self._interval_steps == 0 or step == self._last_step
 
-    def losses(self, engine: Engine) -> dict[str, float]:
-        """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas."""
-        return {
-            one.name: engine.evaluate(list(one.micro_batches(self._grid, self._micro_batch_sequences)))
-            for one in self._sets
-        }
+    def losses(self, engine: Engine, any_stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas.
+
+        None where a stop was asked for meanwhile: `any_stop` is collective, and asked before each set.
+        """
+        losses = {}
+        for one in self._sets:
+            if any_stop():
+                return None
+            losses[one.name] = engine.evaluate(list(one.micro_batches(self._grid, self._micro_batch_sequences)))
+        return losses
 
 
 def open_held_out_sets(config: RunConfig, training: TokenStream) -> list[HeldOutSet]:

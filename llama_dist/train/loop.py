@@ -1,5 +1,6 @@
 """The training loop. What it reads, saves and records is prepared elsewhere (`main.py`); the order is here."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from data_pipeline.config import ReportedError
 from llama_dist.checkpoint.manifest import SaveKind
 from llama_dist.config import RunConfig
 from llama_dist.metrics.meter import Meter
+from llama_dist.metrics.record import StepMetrics
 from llama_dist.optim.schedule import learning_rate
-from llama_dist.parallel.engine import Engine, StepResult
+from llama_dist.parallel.engine import Engine, MicroBatch, StepResult
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import any_rank
-from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.stop import StopAskedError, StopRequest
 from llama_dist.train.batches import TrainingBatches
+from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.recorder import Recorder
@@ -37,19 +39,30 @@ class Parts:
     recorder: Recorder
     heartbeat: Heartbeat
     stop: StopRequest
+    decisions: Decisions
     meter: Meter
     tell: Callable[[str], None]
     """Prints a line, on rank 0 alone."""
 
 
-def train_steps(parts: Parts, position: Position) -> bool:
-    """Collective. Train from `position` to the last step; False if asked to stop before it. Both ends are saved."""
-    config = parts.config
+def train_steps(parts: Parts, position: Position) -> str | None:
+    """Collective. Train from `position` to the last step, or until the ranks decide to leave: then answer why.
+
+    Either end is saved.
+    """
+    config, left_because = parts.config, None
     while position.step < config.train.num_steps:
+        micro_batches = _read(parts, position)
+        decision = parts.decisions.take()
+        _tell_alerts(parts)
+        if decision.save:
+            _save(parts, position, decision.save)
+        if decision.leave:
+            left_because = decision.because
+            parts.tell(left_because)
+            break
+
         parts.heartbeat.beat(position.step, "train")
-        parts.meter.start_step()
-        micro_batches = parts.batches.read(position)
-        parts.meter.end_reading()
         rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
         result = parts.engine.train_batch(micro_batches, rate)
         if has_diverged(result, config.train.precision):
@@ -64,19 +77,37 @@ def train_steps(parts: Parts, position: Position) -> bool:
             gradient_norm=result.gradient_norm,
             skipped=result.skipped,
         )
-        if parts.held_out and parts.held_out.is_due(position.step):
-            parts.heartbeat.beat(position.step, "evaluate")
-            metrics = metrics.with_held_out(parts.held_out.losses(parts.engine))
+        metrics = _evaluate(parts, metrics)
         parts.recorder.record(metrics)
 
-        stopping = any_rank(parts.stop.is_made)
-        kind = _kind_of_save(config, position.step, stopping=stopping)
-        if kind:
-            _save(parts, position, kind)
-        if stopping:
-            break
-    parts.keeper.finish()
-    return position.step == config.train.num_steps
+        if position.step == config.train.num_steps:
+            _save(parts, position, "end", metrics.held_out_loss)
+        elif position.step % config.checkpoint.interval_steps == 0:
+            _save(parts, position, "interval", metrics.held_out_loss)
+    parts.heartbeat.beat(position.step, "finish the save")
+    parts.keeper.finish()  # raises: the last save must not fail
+    _tell_alerts(parts)
+    return left_because
+
+
+def _read(parts: Parts, position: Position) -> list[MicroBatch]:
+    """Read this rank's part of the next step; nothing, if a stop broke off the wait for it."""
+    parts.heartbeat.beat(position.step, "read")
+    parts.meter.start_step()
+    micro_batches: list[MicroBatch] = []
+    with contextlib.suppress(StopAskedError), parts.stop.interrupts():
+        micro_batches = parts.batches.read(position)
+    parts.meter.end_reading()
+    return micro_batches
+
+
+def _evaluate(parts: Parts, metrics: StepMetrics) -> StepMetrics:
+    """Collective. Add the held-out losses, where they are due and no stop cuts them short."""
+    if not (parts.held_out and parts.held_out.is_due(metrics.step)):
+        return metrics
+    parts.heartbeat.beat(metrics.step, "evaluate")
+    losses = parts.held_out.losses(parts.engine, parts.decisions.any_stop)
+    return metrics if losses is None else metrics.with_held_out(losses)
 
 
 def has_diverged(result: StepResult, precision: str) -> bool:
@@ -89,22 +120,18 @@ def has_diverged(result: StepResult, precision: str) -> bool:
     return not (is_finite or (result.skipped and precision == "fp16"))
 
 
-def _kind_of_save(config: RunConfig, step: int, *, stopping: bool) -> SaveKind | None:
-    """Why a checkpoint is due after `step`, if one is."""
-    if step == config.train.num_steps:
-        return "end"
-    if stopping:
-        return "stop"
-    return "interval" if step % config.checkpoint.interval_steps == 0 else None
-
-
-def _save(parts: Parts, position: Position, kind: SaveKind) -> None:
-    """Collective. A save that fails in mid-run is an alert, for the older checkpoint stands; the last one must not."""
+def _save(parts: Parts, position: Position, kind: SaveKind, held_out_loss: float | None = None) -> None:
+    """Collective. Begin a save, which is written while training goes on; wait for the one before, if need be."""
     parts.heartbeat.beat(position.step, "save")
     parts.recorder.sync()
-    parts.keeper.save(parts.engine, position, kind=kind)
+    parts.decisions.note_save()
+    parts.keeper.save(parts.engine, position, kind=kind, held_out_loss=held_out_loss)
+
+
+def _tell_alerts(parts: Parts) -> None:
+    """Tell once what went wrong with a save. In mid-run it ends nothing, for the older checkpoints stand."""
     for alert in parts.keeper.take_alerts():
-        parts.tell(f"ALERT: {alert}. Training goes on; free the disk before the next save.")
+        parts.tell(f"ALERT: {alert}")
 
 
 def _divergence_advice(step: int, result: StepResult) -> str:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.process_group import PeerLostError, World, peers_named
-from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.stop import StopAskedError, StopRequest
 
 PROGRAM = """
 import os, sys, time
@@ -71,16 +72,64 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_training(tmp_path):
     Heartbeat(tmp_path / "file" / "rank.json", attempt=1).beat(1, "train")
 
 
-def test_sigterm_is_a_request_and_not_an_end():
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        stop = StopRequest().install()
-        assert not stop.is_made
+LISTENING = """
+import os, sys, time
+from llama_dist.runtime.stop import StopAskedError, StopRequest
+stop = StopRequest().install()
+stop.defer()
+print("listening", flush=True)
+while True:
+    time.sleep(0.01)
+    if stop.take_save_request():
+        print("save", flush=True)
+"""
+
+
+@pytest.fixture
+def stop_request():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield StopRequest().install()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_sigterm_is_a_request_and_not_an_end(stop_request):
+    stop_request.defer()
+    assert not stop_request.is_made and stop_request.seconds_ago == 0
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop_request.is_made
+
+
+def test_a_stop_breaks_off_the_start_and_what_may_be_broken_off(stop_request):
+    with pytest.raises(StopAskedError):
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.is_made
+    stop_request.defer()
+    with pytest.raises(StopAskedError), stop_request.interrupts():
+        raise AssertionError("a stop that was asked for before is found at the beginning")
+
+
+def test_sigusr1_asks_for_one_save(stop_request):
+    assert not stop_request.take_save_request()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop_request.take_save_request() and not stop_request.take_save_request()
+    assert not stop_request.is_made
+
+
+def test_an_echo_of_the_first_sigterm_is_no_second_one_which_ends_the_process_at_once():
+    process = subprocess.Popen([sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "listening\n"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == "save\n", "it lives on after the echo"
+        time.sleep(1.2)  # the time in which signals count as one
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def test_an_exit_record_is_written_whole(tmp_path):

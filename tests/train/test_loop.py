@@ -2,18 +2,25 @@
 
 import dataclasses
 import math
+import os
+import signal
+import time
 
 import pytest
 
 from llama_dist.checkpoint.manifest import CheckpointError
-from llama_dist.config import parse_run_config
+from llama_dist.config import RunDirectory, parse_run_config
 from llama_dist.metrics import Meter
 from llama_dist.parallel.engine import StepResult
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
+from llama_dist.runtime.process_group import World
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.train.attempt import Attempt
+from llama_dist.train.decision import Decisions
 from llama_dist.train.keeper import Position
 from llama_dist.train.loop import DivergedError, Parts, has_diverged, train_steps
+from llama_dist.train.save_request import SaveRequest
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -40,6 +47,8 @@ class FakeBatches:
 
 class FakeKeeper:
     """Saves into a list; may fail."""
+
+    last_save_seconds, is_writing = None, False
 
     def __init__(self, failing=()):
         self.saved, self.failing, self.alerts, self.failure = [], failing, [], None
@@ -75,8 +84,23 @@ class FakeHeldOut:
     def is_due(self, step):
         return step == 4
 
-    def losses(self, _engine):
-        return {"held_out": 1.5, "code": 2.5}
+    def losses(self, _engine, any_stop):
+        return None if any_stop() else {"held_out": 1.5, "code": 2.5}
+
+
+@pytest.fixture
+def start(parts, tmp_path):
+    """Run the loop from a position, with some parts replaced."""
+    parts, _ = parts
+
+    def run(position=Position(), **replaced):  # noqa: B008 - frozen
+        changed = dataclasses.replace(parts, **replaced)
+        attempt = Attempt(RunDirectory(tmp_path), 1, World(0, 0, 1))
+        request = SaveRequest(attempt.run.save_request)
+        decisions = Decisions(changed.config, attempt, changed.stop, changed.keeper, request)
+        return train_steps(dataclasses.replace(changed, decisions=decisions), position)
+
+    return run
 
 
 @pytest.fixture
@@ -102,14 +126,15 @@ def parts(tmp_path):
         recorder=FakeRecorder(),
         heartbeat=Heartbeat(tmp_path / "rank.json", 1),
         stop=StopRequest(),
+        decisions=None,
         meter=Meter(tokens_per_step=64),
         tell=told.append,
     ), told
 
 
-def test_every_step_is_read_once_recorded_once_and_the_last_is_saved(parts):
+def test_every_step_is_read_once_recorded_once_and_the_last_is_saved(parts, start):
     parts, _ = parts
-    assert train_steps(parts, Position())
+    assert start() is None
     assert [position.consumed_samples for position in parts.batches.positions] == [0, 4, 8, 12, 16, 20, 24]
     assert [record.step for record in parts.recorder.records] == [1, 2, 3, 4, 5, 6, 7]
     assert [record.tokens_seen for record in parts.recorder.records] == [64 * step for step in range(1, 8)]
@@ -118,36 +143,90 @@ def test_every_step_is_read_once_recorded_once_and_the_last_is_saved(parts):
     assert parts.keeper.saved == [(3, "interval"), (6, "interval"), (7, "end")]
 
 
-def test_a_resumed_loop_goes_on_with_the_next_sample_and_the_schedule_of_its_step(parts):
+def test_a_resumed_loop_goes_on_with_the_next_sample_and_the_schedule_of_its_step(parts, start):
     parts, _ = parts
-    train_steps(parts, Position())
-    again = dataclasses.replace(parts, engine=FakeEngine(), batches=FakeBatches(), recorder=FakeRecorder())
-    train_steps(again, Position(step=5, consumed_samples=20))
-    assert [position.consumed_samples for position in again.batches.positions] == [20, 24]
-    assert again.engine.rates == parts.engine.rates[5:]
+    start()
+    engine, batches = FakeEngine(), FakeBatches()
+    start(Position(step=5, consumed_samples=20), engine=engine, batches=batches)
+    assert [position.consumed_samples for position in batches.positions] == [20, 24]
+    assert engine.rates == parts.engine.rates[5:]
 
 
-def test_a_stop_saves_the_step_that_was_done(parts):
+def test_a_stop_before_a_step_leaves_without_it_and_saves_what_was_done(parts, start):
     parts, _ = parts
-    parts.stop.is_made = True
-    assert not train_steps(parts, Position(step=1, consumed_samples=4))
+    parts.stop.asked_at = time.monotonic()
+    assert "asked to stop" in start(Position(step=2, consumed_samples=8))
+    assert parts.keeper.saved == [(2, "stop")] and parts.engine.rates == []
+
+
+def test_a_stop_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(parts, start):
+    parts, _ = parts
+
+    class StalledBatches(FakeBatches):
+        def read(self, position):
+            if position.step < 2:
+                return []
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+            raise AssertionError("the wait was not broken off")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    try:
+        parts.stop.install()
+        parts.stop.defer()
+        assert "asked to stop" in start(batches=StalledBatches())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     assert parts.keeper.saved == [(2, "stop")]
 
 
-def test_a_finished_run_does_nothing_more(parts):
+def test_a_stop_during_the_last_step_is_a_finished_run(parts, start):
     parts, _ = parts
-    assert train_steps(parts, Position(step=7, consumed_samples=28))
+
+    class StoppingEngine(FakeEngine):
+        def train_batch(self, micro_batches, learning_rate):
+            parts.stop.asked_at = time.monotonic()
+            return super().train_batch(micro_batches, learning_rate)
+
+    assert start(Position(step=6, consumed_samples=24), engine=StoppingEngine()) is None
+    assert parts.keeper.saved == [(7, "end")]
+
+
+def test_a_stop_before_an_evaluation_leaves_its_value_out(parts, start):
+    parts, _ = parts
+
+    class StoppingEngine(FakeEngine):
+        def train_batch(self, micro_batches, learning_rate):
+            parts.stop.asked_at = time.monotonic()
+            return super().train_batch(micro_batches, learning_rate)
+
+    start(Position(step=3, consumed_samples=12), engine=StoppingEngine())
+    assert [(record.step, record.held_out_loss) for record in parts.recorder.records] == [(4, None)]
+
+
+def test_a_request_is_saved_once_and_training_goes_on(parts, start, tmp_path):
+    parts, _ = parts
+    RunDirectory(tmp_path).save_request.touch()
+    assert start(Position(step=1, consumed_samples=4)) is None
+    assert parts.keeper.saved[:2] == [(1, "asked"), (3, "interval")]
+    assert not RunDirectory(tmp_path).save_request.exists()
+
+
+def test_a_finished_run_does_nothing_more(parts, start):
+    parts, _ = parts
+    assert start(Position(step=7, consumed_samples=28)) is None
     assert parts.batches.positions == [] and parts.keeper.saved == []
 
 
-def test_a_failed_save_in_mid_run_is_an_alert_and_the_last_one_an_error(parts):
-    parts, told = parts
-    failing = dataclasses.replace(parts, keeper=FakeKeeper(failing=(3,)))
-    assert train_steps(failing, Position())
-    assert failing.keeper.saved == [(6, "interval"), (7, "end")]
+def test_a_failed_save_in_mid_run_is_an_alert_and_the_last_one_an_error(parts, start):
+    _, told = parts
+    failing = FakeKeeper(failing=(3,))
+    assert start(keeper=failing) is None
+    assert failing.saved == [(6, "interval"), (7, "end")]
     assert any("ALERT" in line and "disk full" in line for line in told)
     with pytest.raises(CheckpointError):
-        train_steps(dataclasses.replace(parts, keeper=FakeKeeper(failing=(7,))), Position())
+        start(keeper=FakeKeeper(failing=(7,)))
 
 
 # What DeepSpeed answers: it skips a bad step at ZeRO 1 to 3 in every precision, and takes it at ZeRO-0.
@@ -159,21 +238,14 @@ def test_a_failed_save_in_mid_run_is_an_alert_and_the_last_one_an_error(parts):
         StepResult(2.0, math.nan, skipped=False),
     ],
 )
-def test_a_step_that_is_no_number_ends_the_run_before_it_is_saved(parts, result):
+def test_a_step_that_is_no_number_ends_the_run_before_it_is_saved(parts, start, result):
     parts, _ = parts
-    diverged = dataclasses.replace(parts, engine=FakeEngine({3: result}), keeper=FakeKeeper(7))
     with pytest.raises(DivergedError, match="step 3 has loss"):
-        train_steps(diverged, Position())
-    assert diverged.keeper.saved == []
+        start(engine=FakeEngine({3: result}))
+    assert parts.keeper.saved == []
 
 
 def test_an_fp16_overflow_is_no_divergence():
     overflow = StepResult(2.0, math.inf, skipped=True)
     assert not has_diverged(overflow, "fp16")
     assert has_diverged(overflow, "bf16") and has_diverged(overflow, "fp32")
-
-
-def test_a_stop_in_the_last_step_is_a_finished_run(parts):
-    parts, _ = parts
-    parts.stop.is_made = True
-    assert train_steps(parts, Position(step=6, consumed_samples=24))
