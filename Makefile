@@ -29,7 +29,7 @@ test: lint
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m "not long" -n 2 --dist loadfile --no-loadscope-reorder || { echo "FAILED: pytest"; exit 1; }
 	@echo "== all tests passed"
 
-test-long: $(VENV)/.installed-dev
+test-long: $(VENV)/.installed-dev $(PEERS)/.installed
 	@echo "== pytest, the long ones"
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -q -m long || { echo "FAILED: pytest -m long"; exit 1; }
 
