@@ -1,0 +1,121 @@
+"""What the keeper saves of a run and finds again. The engine is a few tensors; files, thread and group are real."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from llama_dist.checkpoint.manifest import Progress, list_steps, read_manifest, step_directory
+from llama_dist.checkpoint.save import write_checkpoint
+from llama_dist.config import ConfigError, RunDirectory, parse_run_config
+from llama_dist.parallel.engine import STATES, StatePartition
+from llama_dist.parallel.grid import Grid
+from llama_dist.runtime.process_group import World
+from llama_dist.train.keeper import CheckpointKeeper, Position
+
+pytestmark = pytest.mark.usefixtures("world_of_one")
+
+
+class Engine:
+    grid = Grid(0, 1, 1)
+
+    def __init__(self):
+        self.shape, self.tensors = (2, 3), {state: torch.zeros(6) for state in STATES}
+        self.restored = None
+
+    def partitions(self):
+        yield StatePartition("weight", self.shape, 0, self.tensors)
+
+    def scalars(self):
+        return {"optimizer_steps": 3.0}
+
+    def restore(self, scalars):
+        self.restored = scalars
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "x")
+    run.metrics.mkdir(parents=True)
+    return run
+
+
+@pytest.fixture
+def keeper_of(run, tmp_path):
+    def build(**checkpoint):
+        config = parse_run_config(
+            {
+                "name": "x",
+                "model": {
+                    "vocabulary_size": 8, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "feed_forward_size": 8,
+                },
+                "data": {"sources": [{"path": "x"}], "sequence_length_tokens": 16},
+                "batch": {"global_batch_sequences": 4},
+                "train": {"num_steps": 7},
+                "checkpoint": checkpoint,
+            },
+            where="test",
+        )  # fmt: skip
+        tokenizer = tmp_path / "a.model"
+        tokenizer.write_bytes(b"a tokenizer")
+        stream = SimpleNamespace(
+            tokenizer_path=tokenizer, state=lambda consumed: SimpleNamespace(model_dump=lambda: {"consumed": consumed})
+        )
+        return CheckpointKeeper(run, World(0, 0, 1), config, stream, "test")
+
+    return build
+
+
+def test_a_save_says_where_the_run_stands_and_which_run_of_the_tracker_it_is(keeper_of, run):
+    keeper = keeper_of()
+    run.tracking_identity.write_text(json.dumps({"key": "abc", "run_id": None}))
+    assert keeper.last_save_seconds is None and keeper.newest_step is None and keeper.write_seconds_left == 0
+    keeper.save(Engine(), Position(5, 20), kind="asked", held_out_loss=1.5)
+    keeper.finish()
+    manifest = read_manifest(step_directory(run.checkpoints, 5))
+    assert (manifest.step, manifest.tokens_seen, manifest.kind, manifest.held_out_loss) == (5, 320, "asked", 1.5)
+    assert manifest.tracking == {"key": "abc", "run_id": None} and manifest.scalars == {"optimizer_steps": 3.0}
+    assert keeper.last_save_seconds > 0 and keeper.newest_step == 5 and not keeper.is_writing
+
+
+def test_a_step_that_is_saved_is_left_alone(keeper_of, run):
+    keeper, path = keeper_of(), step_directory(run.checkpoints, 5)
+    keeper.save(Engine(), Position(5, 20))
+    keeper.save(Engine(), Position(5, 20), kind="stop")
+    keeper.finish()
+    assert read_manifest(path).kind == "interval"
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_failed_save_is_told_once_and_raised_at_the_end_unless_a_later_one_works(keeper_of, run, asynchronous):
+    keeper = keeper_of(asynchronous=asynchronous)
+    run.checkpoints.write_text("in the way")
+    keeper.save(Engine(), Position(1, 4))
+    with pytest.raises(Exception, match="checkpoints: "):
+        keeper.finish()
+    assert len(keeper.take_alerts()) == 1 and keeper.take_alerts() == []
+    run.checkpoints.unlink()
+    keeper.save(Engine(), Position(2, 8))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [2]
+
+
+def test_an_imported_checkpoint_begins_at_the_first_sample(keeper_of, run):
+    progress = Progress(0, 0, {}, "elsewhere", {}, data={}, kind="imported")
+    weights = [("weight", state, torch.full((2, 3), 7.0)) for state in STATES]
+    write_checkpoint(run.checkpoints, progress, weights, scalars={}, tokenizer=b"", states=STATES)
+    engine, told = Engine(), []
+    keeper = keeper_of()
+    assert keeper.restore_newest(engine, told.append) == Position(0, 0)
+    assert engine.tensors["fp32"].tolist() == [7.0] * 6 and engine.restored == {}
+    assert "resumed from" in told[-1] and keeper.newest_step == 0
+
+
+def test_a_host_without_the_memory_for_the_copy_is_refused_at_the_start(keeper_of):
+    engine = Engine()
+    engine.shape = (2**46,)
+    engine.tensors = {state: torch.zeros(1).expand(2**46) for state in STATES}  # says much, takes nothing
+    with pytest.raises(ConfigError, match=r"GiB available.*checkpoint\.asynchronous: false"):
+        keeper_of().restore_newest(engine, print)
+    assert keeper_of(asynchronous=False).restore_newest(engine, print) == Position()
