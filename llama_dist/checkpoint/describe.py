@@ -11,8 +11,8 @@ from llama_dist.checkpoint.manifest import (
     list_steps,
     read_manifest,
     step_directory,
-    verify_checkpoint,
 )
+from llama_dist.checkpoint.verify import verify_checkpoint
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from llama_dist.checkpoint.manifest import (
     list_steps,
     read_manifest,
     step_directory,
-    verify_checkpoint,
-    verify_file,
 )
-from llama_dist.checkpoint.rank_file import tensor_key
+from llama_dist.checkpoint.tensor_file import tensor_key
+from llama_dist.checkpoint.verify import verify_checkpoint, verify_file
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 from llama_dist.runtime.process_group import all_gather_json, broadcast_json
 

@@ -7,7 +7,7 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +15,9 @@ from typing import Any, Literal, get_args
 import xxhash
 
 from data_pipeline.config import ReportedError
+from llama_dist.checkpoint.manifest_values import check_files, check_progress, check_tensors
+from llama_dist.checkpoint.regular_file import read_regular
+from llama_dist.checkpoint.tensor_file import tensor_key
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.model"
@@ -119,6 +122,14 @@ class Manifest(Progress):
     states: tuple[str, ...] = MASTER_AND_MOMENTS
     """What it holds of each parameter. Moments that are absent begin at zero."""
 
+    def keys_by_file(self) -> list[list[tuple[str, int]]]:
+        """What each file must hold: (key, elements) of every piece and state, in the order of `files`."""
+        keys: list[list[tuple[str, int]]] = [[] for _ in self.files]
+        for name, record in self.tensors.items():
+            for piece in record.pieces:
+                keys[piece.file] += [(tensor_key(name, state, piece.offset), piece.length) for state in self.states]
+        return keys
+
     def to_json(self) -> str:
         """Text of the manifest, with a checksum over all of it. A large index takes its time, but holds the
         interpreter's lock only for a parameter at a time: training goes on meanwhile."""
@@ -138,29 +149,51 @@ def step_directory(checkpoints: Path, step: int) -> Path:
 
 
 def list_steps(checkpoints: Path) -> list[int]:
-    """Steps that have a manifest, ascending. Says nothing of whether their files are good."""
-    return sorted(step for step, path in _step_directories(checkpoints) if (path / MANIFEST_NAME).is_file())
-
-
-def has_any_step(checkpoints: Path) -> bool:
-    """Whether a checkpoint ever existed here: then a start from zero needs the user's word.
-
-    A save that a kill cut off before its last rename never existed, and does not count.
-    """
-    return any(
-        (path / MANIFEST_NAME).exists() or not (path / _UNFINISHED_NAME).exists()
-        for _, path in _step_directories(checkpoints)
+    """Steps that have a manifest, ascending. Says nothing of whether their files are good; follows no link."""
+    return sorted(
+        step for step, path in _step_entries(checkpoints) if not path.is_symlink() and (path / MANIFEST_NAME).is_file()
     )
 
 
+def list_candidates(checkpoints: Path) -> list[int]:
+    """Every step that is a checkpoint by its name, ascending, also one that was damaged, replaced or lost its manifest.
+
+    Not among them: a save that a kill cut off before its last rename, for it never existed.
+    """
+    return sorted(
+        step
+        for step, path in _step_entries(checkpoints)
+        if os.path.lexists(path / MANIFEST_NAME) or not (path / _UNFINISHED_NAME).exists()
+    )
+
+
+def has_any_step(checkpoints: Path) -> bool:
+    """Whether a checkpoint ever existed here: then a start from zero needs the user's word."""
+    return bool(list_candidates(checkpoints))
+
+
 def read_manifest(directory: Path) -> Manifest:
-    """Read and check one manifest. Raises CheckpointError: absent, torn, changed, or of another version."""
+    """Read and check one manifest. Raises CheckpointError: absent, torn, changed, of another version or step."""
+    return parse_manifest(read_manifest_file(directory), directory)
+
+
+def read_manifest_file(directory: Path) -> bytes:
+    """Content of the manifest's file, unchecked. Raises CheckpointError where it is no file or cannot be read."""
     path = directory / MANIFEST_NAME
+    if _step_of(directory) is not None and not _is_own_directory(directory):
+        raise CheckpointError(f"{directory}: is a link or a file, a checkpoint needs a directory of its own")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return read_regular(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+
+
+def parse_manifest(content: bytes, directory: Path) -> Manifest:
+    """Check the content of the manifest of `directory`; reads no file. Raises CheckpointError."""
+    path = directory / MANIFEST_NAME
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not JSON: the file was cut or overwritten") from None
     version = values.get("version") if isinstance(values, dict) else None
     if version not in _READABLE_VERSIONS:
@@ -170,40 +203,13 @@ def read_manifest(directory: Path) -> Manifest:
     if stated != found:
         raise CheckpointError(f"{path}: checksum is {found}, the file says {stated}: it was changed or damaged")
     try:
-        return _from_values(values)
+        manifest = _from_values(values)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: is no manifest of this program: {error!r}") from None
-
-
-def verify_file(directory: Path, record: FileRecord) -> str | None:
-    """Return what is wrong with one file, or None. Reads it whole; parses nothing."""
-    path = directory / record.name
-    try:
-        num_bytes = path.stat().st_size
-        if num_bytes != record.num_bytes:
-            return f"{path}: {num_bytes} bytes, the manifest says {record.num_bytes}"
-        found = checksum_file(path)
-    except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
-    return None if found == record.checksum else f"{path}: checksum {found}, the manifest says {record.checksum}"
-
-
-def verify_checkpoint(directory: Path) -> list[str]:
-    """Return what is wrong with a whole checkpoint; nothing, if it is good."""
-    try:
-        manifest = read_manifest(directory)
-    except CheckpointError as error:
-        return [str(error)]
-    return [fault for record in manifest.files if (fault := verify_file(directory, record))]
-
-
-def checksum_file(path: Path) -> str:
-    """xxh3-128 of a file in hexadecimal."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        raise CheckpointError(f"{path}: is no manifest of this program: {error}") from None
+    step = _step_of(directory)
+    if step not in (None, manifest.step):
+        raise CheckpointError(f"{path}: is of step {manifest.step}, its directory of step {step}: it was put there")
+    return manifest
 
 
 def prepare_manifest(directory: Path, manifest: Manifest) -> None:
@@ -249,11 +255,24 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _step_directories(checkpoints: Path) -> list[tuple[int, Path]]:
-    if not checkpoints.is_dir():
-        return []
-    matches = ((_STEP_PATTERN.match(path.name), path) for path in checkpoints.iterdir() if path.is_dir())
-    return [(int(match.group(1)), path) for match, path in matches if match]
+def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:
+    """Whatever has the name of a step's directory."""
+    if checkpoints.is_dir():
+        for path in checkpoints.iterdir():
+            step = _step_of(path)
+            if step is not None:
+                yield step, path
+
+
+def _is_own_directory(directory: Path) -> bool:
+    return directory.is_dir() and not directory.is_symlink()
+
+
+def _step_of(directory: Path) -> int | None:
+    """Step that the directory's name says; None for one that was named by a person."""
+    match = _STEP_PATTERN.match(directory.name)
+    step = int(match.group(1)) if match else None
+    return step if step is not None and step_directory(directory.parent, step) == directory else None
 
 
 def _checksum_of(values: dict[str, Any]) -> str:
@@ -274,17 +293,20 @@ def _plain(record: TensorRecord) -> dict[str, Any]:
 
 
 def _from_values(values: dict[str, Any]) -> Manifest:
-    """Build the record. File names are checked: a checksum shows damage, not who wrote it."""
+    """Build the record of checked values."""
+    check_progress(values)
+    check_files(values["files"])
+    check_tensors(values["tensors"], len(values["files"]))
     files = tuple(FileRecord(**record) for record in values["files"])
-    for file in files:
-        if Path(file.name).name != file.name:
-            raise ValueError(f"file name {file.name!r} leads out of the checkpoint")
     tensors = {
         name: TensorRecord(tuple(record["shape"]), tuple(Piece(**piece) for piece in record["pieces"]))
         for name, record in values["tensors"].items()
     }
     plain = {one.name: values[one.name] for one in fields(Manifest) if one.name in values}
     manifest = Manifest(**plain | {"scalars": values["scalars"], "files": files, "tensors": tensors})
-    if manifest.kind not in get_args(SaveKind) or not set(manifest.states) <= set(MASTER_AND_MOMENTS):
+    states = tuple(manifest.states)
+    if manifest.kind not in get_args(SaveKind) or states[:1] != MASTER_AND_MOMENTS[:1]:
         raise ValueError(f"kind {manifest.kind!r}, states {manifest.states}")
-    return replace(manifest, states=tuple(manifest.states))
+    if not set(states) <= set(MASTER_AND_MOMENTS):
+        raise ValueError(f"states {manifest.states}, this program knows {MASTER_AND_MOMENTS}")
+    return replace(manifest, states=states)

@@ -10,14 +10,13 @@ from itertools import chain
 
 import torch
 
+from llama_dist.checkpoint.tensor_file import DTYPE, ITEM_BYTES, LENGTH_BYTES
+
 ALIGNMENT_BYTES = 64
 """The tensors start at a multiple of this, as vector instructions and direct reads like it."""
 
 CHUNK_BYTES = 1 << 24
 """What is hashed and written at once: each chunk asks for the interpreter's lock twice, so not too small."""
-
-_ITEM_BYTES = 4
-_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -39,25 +38,20 @@ class FileLayout:
     @property
     def num_bytes(self) -> int:
         """Size of the file."""
-        return len(self.header) + sum(slot.num_elements for slot in self.slots) * _ITEM_BYTES
-
-
-def tensor_key(name: str, state: str, offset: int) -> str:
-    """Name of one piece inside a file."""
-    return f"{name}:{state}:{offset}"
+        return len(self.header) + sum(slot.num_elements for slot in self.slots) * ITEM_BYTES
 
 
 def lay_out(sizes: Iterable[tuple[str, int]]) -> FileLayout:
     """Lay out fp32 tensors, given as (key, elements), in this order."""
     entries, slots, end = {}, [], 0
     for key, num_elements in sizes:
-        start, end = end, end + num_elements * _ITEM_BYTES
-        entries[key] = {"dtype": "F32", "shape": [num_elements], "data_offsets": [start, end]}
+        start, end = end, end + num_elements * ITEM_BYTES
+        entries[key] = {"dtype": DTYPE, "shape": [num_elements], "data_offsets": [start, end]}
         slots.append((key, num_elements, start))
     assert len(entries) == len(slots), "a key occurs twice"
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-(_LENGTH_BYTES + len(text)) % ALIGNMENT_BYTES)
-    header = len(text).to_bytes(_LENGTH_BYTES, "little") + text
+    text += b" " * (-(LENGTH_BYTES + len(text)) % ALIGNMENT_BYTES)
+    header = len(text).to_bytes(LENGTH_BYTES, "little") + text
     return FileLayout(header, tuple(Slot(key, size, len(header) + start) for key, size, start in slots))
 
 
@@ -76,7 +70,7 @@ def cut(content: memoryview) -> Iterator[memoryview]:
 
 
 def _chunks_of_tensor(tensor: torch.Tensor) -> Iterator[memoryview]:
-    flat, size = tensor.detach().reshape(-1), CHUNK_BYTES // _ITEM_BYTES
+    flat, size = tensor.detach().reshape(-1), CHUNK_BYTES // ITEM_BYTES
     for start in range(0, flat.numel(), size):
         part = flat[start : start + size].to("cpu", torch.float32).contiguous()
         yield part.numpy().data.cast("B")

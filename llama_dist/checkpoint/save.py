@@ -19,8 +19,9 @@ from llama_dist.checkpoint.manifest import (
     step_directory,
     write_synced,
 )
-from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out, tensor_key
+from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
+from llama_dist.checkpoint.tensor_file import tensor_key
 from llama_dist.checkpoint.transaction import Contents, Range, index_of, point_latest, write_transaction
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 

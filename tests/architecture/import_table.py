@@ -43,7 +43,16 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "xxhash",
     ),
     # The launcher reads manifests: nothing here may pull in torch.
-    "llama_dist.checkpoint.manifest": ("xxhash", "pydantic"),
+    "llama_dist.checkpoint.manifest": (
+        "llama_dist.checkpoint.manifest_values",
+        "llama_dist.checkpoint.regular_file",
+        "llama_dist.checkpoint.tensor_file",
+        "xxhash",
+        "pydantic",
+    ),
+    "llama_dist.checkpoint.manifest_values": (),
+    "llama_dist.checkpoint.regular_file": ("xxhash",),
+    "llama_dist.checkpoint.tensor_file": ("llama_dist.checkpoint.regular_file",),
     "llama_dist.cli": (
         "llama_dist.checkpoint",
         "llama_dist.config",
