@@ -52,11 +52,12 @@ class Vote:
 
 @dataclass(frozen=True)
 class Decision:
-    """What all ranks do now. `because` is for the person who reads the log."""
+    """What all ranks do now, and for the person who reads the log, why and how."""
 
     save: SaveKind | None = None
     leave: bool = False
     because: str = ""
+    how: str = ""
 
 
 def decide(vote: Vote, grace_seconds: float) -> Decision:
@@ -64,7 +65,7 @@ def decide(vote: Vote, grace_seconds: float) -> Decision:
     if vote.stop_is_asked:
         return _decide_stop(vote, grace_seconds - vote.seconds_since_asked)
     if vote.limit_is_near:
-        return Decision("stop", leave=True, because="the wall-clock limit is near: saving now")
+        return Decision("stop", leave=True, because="the wall-clock limit is near", how="saving now")
     if vote.save_is_asked:
         return Decision("asked")
     return Decision("clock") if vote.interval_is_over else Decision()
@@ -73,14 +74,15 @@ def decide(vote: Vote, grace_seconds: float) -> Decision:
 def _decide_stop(vote: Vote, seconds_left: float) -> Decision:
     """Save what was trained, unless that would endanger the save that is under way."""
     needed = vote.write_seconds_left + vote.save_seconds
+    why, grace = "asked to stop", f"{seconds_left:.0f} s of grace"
     if vote.write_seconds_left and needed > seconds_left:
-        because = (
-            f"asked to stop: {seconds_left:.0f} s of grace, a save takes {vote.save_seconds:.0f} s and the one under "
-            f"way {vote.write_seconds_left:.0f} s more: finishing that one alone"
+        how = (
+            f"{grace}, a save takes {vote.save_seconds:.0f} s and the one under way {vote.write_seconds_left:.0f} s "
+            "more: finishing that one alone"
         )
-        return Decision(None, leave=True, because=because)
+        return Decision(None, leave=True, because=why, how=how)
     takes = f", a save takes {vote.save_seconds:.1f} s" if vote.save_seconds else ""
-    return Decision("stop", leave=True, because=f"asked to stop: {seconds_left:.0f} s of grace{takes}: saving now")
+    return Decision("stop", leave=True, because=why, how=f"{grace}{takes}: saving now")
 
 
 def limit_is_near(seconds_left: float, step_seconds: float, save_seconds: float) -> bool:

@@ -59,7 +59,7 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             _save(parts, position, decision.save)
         if decision.leave:
             left_because = decision.because
-            parts.tell(left_because)
+            parts.tell(f"{decision.because}: {decision.how}")
             break
 
         parts.heartbeat.beat(position.step, "train")

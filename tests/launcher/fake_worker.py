@@ -34,7 +34,7 @@ class Worker:
             self.beat("train")
             if self.stopping:
                 self.save()
-                return self.end(143, "asked to stop; saved")
+                return self.end(143, "asked to stop")
             time.sleep(STEP_SECONDS)
             self.step += 1
             self.misbehave()

@@ -88,12 +88,19 @@ def test_a_rank_left_over_from_a_dead_supervisor_keeps_a_new_one_out(tmp_path, m
         pass
 
 
-def test_signals_become_a_request_and_are_given_back_after():
-    former = signal.getsignal(signal.SIGTERM)
+def test_signals_become_a_request_and_are_given_back_after(monkeypatch):
+    former = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    now = 100.0
+    monkeypatch.setattr("launcher.stop_request.time.monotonic", lambda: now)
     with stop_on_signals() as stop:
-        assert not stop.wait(0)
+        assert not stop.wait(0) and not stop.take_save()
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         assert stop.wait(0)
+        assert (stop.count, stop.signal_name) == (1, "SIGTERM"), "an echo within a second is the same wish"
+        now += 1.5
+        signal.raise_signal(signal.SIGINT)
         assert (stop.count, stop.signal_name) == (2, "SIGINT")
-    assert signal.getsignal(signal.SIGTERM) is former
+        signal.raise_signal(signal.SIGUSR1)
+        assert stop.take_save() and not stop.take_save()
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == former

@@ -20,7 +20,7 @@ def test_a_stop_saves_and_leaves_whatever_else_was_asked():
 
 def test_the_sentence_says_the_arithmetic():
     decision = decide(Vote(stop_is_asked=1.0, seconds_since_asked=2.0, save_seconds=60.0), 92.0)
-    assert decision.because == "asked to stop: 90 s of grace, a save takes 60.0 s: saving now"
+    assert (decision.because, decision.how) == ("asked to stop", "90 s of grace, a save takes 60.0 s: saving now")
 
 
 @pytest.mark.parametrize(("write_seconds_left", "saves"), [(0.0, True), (29.0, True), (31.0, False)])
