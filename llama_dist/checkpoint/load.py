@@ -1,37 +1,26 @@
-"""Finds the newest good checkpoint and reads it, whatever topology wrote it. Verifies before it parses."""
+"""Finds the newest good checkpoint and loads it, whatever topology wrote it. Verifies before it parses.
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+What a rank finds wrong, all ranks learn, so that they go on, or end, together.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from llama_dist.checkpoint.manifest import (
-    CheckpointError,
-    FileRecord,
-    Manifest,
-    TensorRecord,
-    has_any_step,
-    list_steps,
-    read_manifest,
-    step_directory,
-)
-from llama_dist.checkpoint.tensor_file import tensor_key
-from llama_dist.checkpoint.verify import verify_checkpoint, verify_file
+from llama_dist.checkpoint.manifest import CheckpointError, Manifest, list_candidates, read_manifest, step_directory
+from llama_dist.checkpoint.newest_good import Found, agree_on_newest_good, gather_faults, none_good
+from llama_dist.checkpoint.node_copies import carry_out, close_directory, open_directory
+from llama_dist.checkpoint.placement import describe_copy, plan_copies
+from llama_dist.checkpoint.range_reader import Wanted, files_needed, read_ranges
+from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
-from llama_dist.runtime.process_group import all_gather_json, broadcast_json
+from llama_dist.runtime.process_group import all_gather_json
 
+__all__ = ["Found", "agree_on_newest_good", "find_newest_good", "load_into", "load_weights"]
 
-@dataclass(frozen=True)
-class Found:
-    """A verified checkpoint, and why newer ones were passed over."""
-
-    directory: Path
-    manifest: Manifest
-    passed_over: tuple[str, ...]
+_MOST_FAULTS_TOLD = 12
 
 
 def find_newest_good(checkpoints: Path) -> Path:
@@ -40,52 +29,36 @@ def find_newest_good(checkpoints: Path) -> Path:
     Raises CheckpointError with the fault of each one, if none is good.
     """
     faults = []
-    for step in reversed(list_steps(checkpoints)):
+    for step in reversed(list_candidates(checkpoints)):
         directory = step_directory(checkpoints, step)
         found = verify_checkpoint(directory)
         if not found:
             return directory
         faults += found
-    raise _none_good(checkpoints, faults)
+    raise none_good(checkpoints, faults)
 
 
-def agree_on_newest_good(checkpoints: Path, rank: int, world_size: int) -> Found | None:
-    """Collective. The newest good checkpoint, the same on every rank, each of which verifies a share of the files.
-
-    None where no checkpoint was ever begun. Raises CheckpointError if there are some and none is good: the run must
-    not start from zero in silence.
-    """
-    steps, any_begun = broadcast_json([list_steps(checkpoints), has_any_step(checkpoints)])
-    faults: list[str] = []
-    for step in reversed(steps):
-        directory = step_directory(checkpoints, step)
-        faults_here = _gather_faults(_verify_share(directory, rank, world_size))
-        if not faults_here:
-            return Found(directory, read_manifest(directory), tuple(faults))
-        faults += faults_here
-    if any_begun:
-        raise _none_good(checkpoints, faults)
-    return None
-
-
-def load_into(engine: Engine, found: Found) -> None:
+def load_into(
+    engine: Engine,
+    found: Found,
+    *,
+    model_config: Mapping[str, Any] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> None:
     """Collective. Fill the engine's partitions from the ranges they need, then refresh its working weights.
 
-    Raises CheckpointError, both sides printed, if a parameter is absent or has another shape.
+    Where the disks are the nodes' own, what a node lacks is copied to it first, and `tell` is told. Moments that the
+    checkpoint lacks begin at zero. Raises CheckpointError on every rank: both sides printed, if a parameter is absent
+    or has another shape, and the fields of `model_config` that differ; or the rank and file that could not be read.
     """
     partitions = list(engine.partitions())
-    faults = _gather_faults([fault for one in partitions if (fault := _mismatch(one, found.manifest))])
-    held = {name for of_rank in all_gather_json([one.name for one in partitions]) for name in of_rank}
-    unused = sorted(found.manifest.tensors.keys() - held)
-    faults += [f"{name}: the checkpoint has it, the model does not" for name in unused]
-    if faults:
-        raise CheckpointError(f"{found.directory} does not fit this model:\n  " + "\n  ".join(faults))
-    with _PieceReader(found.directory, found.manifest.files) as reader:
-        for partition in partitions:
-            record = found.manifest.tensors[partition.name]
-            for state, target in partition.tensors.items():
-                reader.fill(target, partition.name, state, record, partition.offset)
-    engine.restore(found.manifest.scalars)
+    _check_fit(partitions, found, model_config or {})
+    _bring_files(partitions, found, tell)
+    wanted = [
+        Wanted(one.name, state, one.offset, target) for one in partitions for state, target in one.tensors.items()
+    ]
+    _together(found, "cannot be loaded", lambda: read_ranges(found.directory, found.manifest, wanted))
+    engine.restore(_scalars(found.manifest))
 
 
 def load_weights(directory: Path) -> tuple[Manifest, dict[str, torch.Tensor]]:
@@ -94,68 +67,22 @@ def load_weights(directory: Path) -> tuple[Manifest, dict[str, torch.Tensor]]:
     if faults:
         raise CheckpointError("the checkpoint is damaged:\n  " + "\n  ".join(faults))
     manifest = read_manifest(directory)
-    weights = {}
-    with _PieceReader(directory, manifest.files) as reader:
-        for name, record in manifest.tensors.items():
-            flat = torch.empty(record.num_elements, dtype=torch.float32)
-            reader.fill(flat, name, STATES[0], record, 0)
-            weights[name] = flat.view(record.shape)
-    return manifest, weights
+    flat = {name: torch.empty(record.num_elements) for name, record in manifest.tensors.items()}
+    read_ranges(directory, manifest, [Wanted(name, STATES[0], 0, target) for name, target in flat.items()])
+    return manifest, {name: tensor.view(manifest.tensors[name].shape) for name, tensor in flat.items()}
 
 
-class _PieceReader:
-    """Reads ranges out of the files of one checkpoint; each file is opened once, and mapped, not read whole."""
-
-    def __init__(self, directory: Path, files: tuple[FileRecord, ...]) -> None:
-        self._directory, self._files = directory, files
-        self._open: dict[int, Any] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "_PieceReader":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def fill(self, target: torch.Tensor, name: str, state: str, record: TensorRecord, offset: int) -> None:
-        """Copy elements [offset, offset + len(target)) of the flattened tensor into `target` [length]."""
-        num_filled = 0
-        for file, piece_offset, start, end in _overlaps(record, offset, target.numel()):
-            source = self._file(file).get_slice(tensor_key(name, state, piece_offset))
-            target[start - offset : end - offset].copy_(source[start - piece_offset : end - piece_offset])
-            num_filled += end - start
-        if num_filled != target.numel():
-            raise CheckpointError(
-                f"{self._directory}: {name} ({state}): has {num_filled} of {target.numel()} elements from {offset}"
-            )
-
-    def _file(self, number: int) -> Any:
-        if number not in self._open:
-            path = self._directory / self._files[number].name
-            self._open[number] = self._stack.enter_context(safe_open(path, framework="pt"))
-        return self._open[number]
-
-
-def _overlaps(record: TensorRecord, offset: int, length: int) -> Iterator[tuple[int, int, int, int]]:
-    """(file, piece offset, start, end) of each piece that meets [offset, offset + length), in flattened elements."""
-    for piece in record.pieces:
-        start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
-        if start < end:
-            yield piece.file, piece.offset, start, end
-
-
-def _verify_share(directory: Path, rank: int, world_size: int) -> list[str]:
-    try:
-        manifest = read_manifest(directory)
-    except CheckpointError as error:
-        return [str(error)]
-    share = manifest.files[rank::world_size]
-    return [fault for record in share if (fault := verify_file(directory, record))]
-
-
-def _gather_faults(faults: list[str]) -> list[str]:
-    """Collective. The faults that any rank found, each once."""
-    return sorted({fault for of_rank in all_gather_json(faults) for fault in of_rank})
+def _check_fit(partitions: list[StatePartition], found: Found, model_config: Mapping[str, Any]) -> None:
+    """Collective. Raise CheckpointError unless the checkpoint has the model's parameters and no others."""
+    manifest = found.manifest
+    mismatches = [fault for one in partitions if (fault := _mismatch(one, manifest))]
+    told: list[Any] = all_gather_json([mismatches, [one.name for one in partitions]])
+    held = {name for _, names in told for name in names}
+    faults = sorted({fault for of_rank, _ in told for fault in of_rank})
+    faults += [f"{name}: the checkpoint has it, the model does not" for name in sorted(manifest.tensors.keys() - held)]
+    if faults:
+        faults = _cut(faults) + _differing_fields(model_config, manifest.config.get("model"))
+        raise CheckpointError(f"{found.directory} does not fit this model:\n  " + "\n  ".join(faults))
 
 
 def _mismatch(partition: StatePartition, manifest: Manifest) -> str | None:
@@ -167,8 +94,62 @@ def _mismatch(partition: StatePartition, manifest: Manifest) -> str | None:
     return None
 
 
-def _none_good(checkpoints: Path, faults: list[str]) -> CheckpointError:
-    listed = "\n  ".join(faults) or "no checkpoint has its manifest.json"
-    return CheckpointError(
-        f"{checkpoints}: no checkpoint is good:\n  {listed}\nRestore one from a copy, or start again with --fresh."
-    )
+def _differing_fields(here: Mapping[str, Any], there: Any) -> list[str]:
+    there = there if isinstance(there, Mapping) else {}
+    return [
+        f"model.{field} differs: {here[field]!r} here, {there[field]!r} in the checkpoint"
+        for field in sorted(here.keys() & there.keys())
+        if here[field] != there[field]
+    ]
+
+
+def _scalars(manifest: Manifest) -> dict[str, float]:
+    """The scalars to restore; an optimizer whose moments begin at zero has done no steps."""
+    has_moments = set(STATES) <= set(manifest.states)
+    return {"optimizer_steps": 0.0} | manifest.scalars | ({} if has_moments else {"optimizer_steps": 0.0})
+
+
+def _bring_files(partitions: Iterable[StatePartition], found: Found, tell: Callable[[str], None]) -> None:
+    """Collective. Copy between the nodes what their ranks need and what every node keeps: manifest and tokenizer."""
+    place, manifest = found.placement, found.manifest
+    if len(place.nodes.leaders) == 1:
+        return
+    holds_no_tensor = {file for file, keys in enumerate(manifest.keys_by_file()) if not keys}
+    needed_here = files_needed(manifest, ((one.name, one.offset, one.length) for one in partitions))
+    needed: list[set[int]] = [set(holds_no_tensor) for _ in place.nodes.leaders]
+    for rank, files in enumerate(all_gather_json(sorted(needed_here))):
+        needed[place.nodes.node_of_rank[rank]].update(files)
+    copies = plan_copies(place.nodes, manifest.files, place.intact, needed)
+    for copy in copies:
+        tell(describe_copy(copy, place.nodes, manifest.files))
+
+    rank = torch.distributed.get_rank()
+    node = place.nodes.node_of_rank[rank]
+    writes_manifest = rank in place.nodes.leaders and node not in place.nodes_with_manifest
+    directory = found.directory
+    opened = open_directory(directory, place.manifest_content) if writes_manifest else None
+    _raise_together(found, "cannot be copied", [opened])
+    _raise_together(found, "cannot be copied", carry_out(copies, directory, manifest.files, rank))
+    closed = close_directory(directory) if writes_manifest else None
+    _raise_together(found, "cannot be copied", [closed])
+
+
+def _together(found: Found, what: str, action: Callable[[], None]) -> None:
+    """Collective. Do it on every rank. Raises CheckpointError on all of them if it failed on one."""
+    fault = None
+    try:
+        action()
+    except CheckpointError as error:
+        fault = str(error)
+    _raise_together(found, what, [fault])
+
+
+def _raise_together(found: Found, what: str, faults: Iterable[str | None]) -> None:
+    everywhere = gather_faults(found.placement.nodes, [fault for fault in faults if fault])
+    if everywhere:
+        raise CheckpointError(f"{found.directory} {what}:\n  " + "\n  ".join(_cut(everywhere)))
+
+
+def _cut(faults: list[str]) -> list[str]:
+    more = len(faults) - _MOST_FAULTS_TOLD
+    return faults if more <= 0 else [*faults[:_MOST_FAULTS_TOLD], f"and {more} more"]

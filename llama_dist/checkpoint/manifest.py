@@ -7,6 +7,7 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -148,6 +149,14 @@ def step_directory(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step_{step:08d}"
 
 
+def is_step_directory(directory: Path) -> bool:
+    """Whether a directory of this name is there itself, and not a link to one or a file."""
+    try:
+        return stat.S_ISDIR(directory.lstat().st_mode)
+    except OSError:
+        return False
+
+
 def list_steps(checkpoints: Path) -> list[int]:
     """Steps that have a manifest, ascending. Says nothing of whether their files are good; follows no link."""
     return sorted(
@@ -180,7 +189,7 @@ def read_manifest(directory: Path) -> Manifest:
 def read_manifest_file(directory: Path) -> bytes:
     """Content of the manifest's file, unchecked. Raises CheckpointError where it is no file or cannot be read."""
     path = directory / MANIFEST_NAME
-    if _step_of(directory) is not None and not _is_own_directory(directory):
+    if _step_of(directory) is not None and os.path.lexists(directory) and not is_step_directory(directory):
         raise CheckpointError(f"{directory}: is a link or a file, a checkpoint needs a directory of its own")
     try:
         return read_regular(path)
@@ -214,7 +223,12 @@ def parse_manifest(content: bytes, directory: Path) -> Manifest:
 
 def prepare_manifest(directory: Path, manifest: Manifest) -> None:
     """Write the manifest beside its name: a directory that still has it so belongs to a save that never finished."""
-    write_synced(directory / _UNFINISHED_NAME, [manifest.to_json().encode()])
+    prepare_manifest_file(directory, manifest.to_json().encode())
+
+
+def prepare_manifest_file(directory: Path, content: bytes) -> None:
+    """Write the file that `finish_manifest` puts in place."""
+    write_synced(directory / _UNFINISHED_NAME, [content])
     sync_directory(directory)
 
 
@@ -262,10 +276,6 @@ def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:
             step = _step_of(path)
             if step is not None:
                 yield step, path
-
-
-def _is_own_directory(directory: Path) -> bool:
-    return directory.is_dir() and not directory.is_symlink()
 
 
 def _step_of(directory: Path) -> int | None:

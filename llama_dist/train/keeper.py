@@ -117,19 +117,22 @@ class CheckpointKeeper:
         return position
 
     def _load_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
-        found = agree_on_newest_good(self._directory, engine.grid.rank, engine.grid.world_size)
+        world, is_shared = self._group.world, self._config.checkpoint.shared
+        found = agree_on_newest_good(
+            self._directory, world.rank, world.world_size, local_rank=None if is_shared else world.local_rank
+        )
         if found is None:
             tell("no checkpoint: starting at step 0")
             return Position()
         for fault in found.passed_over:
-            tell(f"ALERT: passed over a damaged checkpoint: {fault}")
+            tell(f"ALERT: passed over a newer checkpoint: {fault}")
         manifest = found.manifest
         consumed_samples = 0  # an imported checkpoint has seen none of this run's data
         if manifest.data:
             state = parse_config(StreamState, manifest.data, where=str(found.directory))
             self._stream.check_state(state)
             consumed_samples = state.consumed_samples
-        load_into(engine, found)
+        load_into(engine, found, model_config=dump_config(self._config)["model"], tell=tell)
         self.newest_step = manifest.step
         tell(f"resumed from {found.directory} (step {manifest.step}, {manifest.tokens_seen} tokens seen)")
         return Position(manifest.step, consumed_samples)
