@@ -4,12 +4,14 @@ Idempotent: a new name starts a run, an existing one goes on from its newest che
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 from cluster.environment import as_mapping, shipper_environment, worker_environment
 from launcher.attempt_files import write_attempt, write_config
 from launcher.backend import AttemptSpec, Backend
 from launcher.changes import Change, describe_changes
+from launcher.checkpoint_link import link_checkpoints
 from launcher.console import Console
 from launcher.errors import RunDirectoryError
 from launcher.launch import Launch
@@ -111,6 +113,9 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: starts again at step 0")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
+    told = link_checkpoints(run, launch.config.checkpoint)
+    if told:
+        console.say(f"{name}: {told}")
     if restore_tracking(run):
         console.say(f"{name}: goes on in the tracker as the run that its checkpoint names")
     for line in describe_changes(changes):
@@ -133,7 +138,7 @@ def _set_aside(launch: Launch, console: Console) -> None:
     """Rename checkpoints and metrics: the next attempt makes new ones, and with them a new run in the tracker."""
     number = launch.plan_next().attempt
     for directory in (launch.run.checkpoints, launch.run.metrics):
-        if directory.exists():
+        if os.path.lexists(directory):  # also a link to a disk that is not there
             aside = set_aside_path(directory, number)
             directory.rename(aside)
             console.say(f"run `{launch.run.name}`: its old {directory.name} are kept in {aside}")

@@ -12,6 +12,7 @@ from launcher.console import Console
 from launcher.errors import RunDirectoryError
 from launcher.execute import execute
 from launcher.launch import LaunchRequest, check_launch
+from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ConfigError
 
 
@@ -154,6 +155,37 @@ def test_fresh_sets_the_checkpoints_aside_and_progress_counts_from_nothing(launc
     assert [path.name for path in aside.iterdir()] == ["step_00000900"]
     end = json.loads((run.attempt(3) / "exit.json").read_text())
     assert (end["checkpoint_step_before"], end["checkpoint_step_after"]) == (None, 3)
+
+
+def test_checkpoints_lie_where_the_config_says_and_the_link_never_moves(launch, capsys, tmp_path):
+    first, second = tmp_path / "fast", tmp_path / "other"
+    _, _, run = launch(done_at(20), overrides=[f"checkpoint.directory={first}"])
+    target = run.checkpoints.readlink()
+    assert target.parent == first and target.name.startswith("fake-")
+    assert list_steps(target) == [20]
+    capsys.readouterr()
+    launch(done_at(21), overrides=[f"checkpoint.directory={second}"])
+    assert f"its checkpoints stay in {target}: checkpoint.directory ({second})" in capsys.readouterr().out
+    assert run.checkpoints.readlink() == target
+
+    launch(done_at(3), overrides=[f"checkpoint.directory={second}"], fresh=True)
+    assert run.checkpoints.readlink().parent == second
+    aside = run.path / "checkpoints.before_attempt_0003"
+    assert aside.readlink() == target and list_steps(aside) == [20, 21]
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_no_start_from_zero(launch, tmp_path):
+    _, _, run = launch(done_at(20), overrides=[f"checkpoint.directory={tmp_path / 'disk'}"])
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    with pytest.raises(RunDirectoryError, match=r"holds no checkpoint, but run `fake` has saved one up to step 20"):
+        launch(done_at(20))
+    launch(done_at(3), overrides=[f"checkpoint.directory={tmp_path / 'disk'}"], fresh=True)
+    assert (run.path / "checkpoints.before_attempt_0002").is_symlink(), "the link is set aside, wherever it leads"
+
+
+def test_nodes_disks_without_a_directory_are_refused(launch):
+    with pytest.raises(ConfigError, match=r"checkpoint\.directory is not set"):
+        launch(done_at(20), overrides=["checkpoint.shared=false"])
 
 
 def test_a_disk_that_fails_under_the_supervisor_ends_the_run_with_74(launch):
