@@ -35,7 +35,8 @@ def estimate_memory(config: RunConfig, dp_size: int, accumulation: int) -> tuple
 
     Model state after ZeRO (arXiv 1910.02054, sec. 3.1 and fig. 1), with c = bytes of the compute precision:
     weights c P, gradients c P plus 4 P of fp32 accumulation where c < 4, master weights and two moments 12 P; divided
-    by the data-parallel size from stage 1 (optimizer), 2 (gradients), 3 (weights) on.
+    by the data-parallel size from stage 1 (optimizer), 2 (gradients), 3 (weights) on. An offloaded optimizer counts
+    nothing: it takes host memory.
     Activations after Korthikanti et al. (arXiv 2205.05198, sec. 4) for this block: see `_layer_activation_bytes`.
     Left out: communication buffers, the allocator's slack, and the framework's own 0.5 GiB or so. Expect the model
     state within 10 % and the activations within a factor of 1.5.
@@ -47,7 +48,9 @@ def estimate_memory(config: RunConfig, dp_size: int, accumulation: int) -> tuple
 
 
 def _layers_of(config: RunConfig, stage: int) -> int:
-    """Layers of a stage where they are dealt evenly; the engine moves a few so that the FLOPs are even."""
+    """Layers of a stage: as told, or dealt evenly, of which the engine moves a few so that the FLOPs are even."""
+    if config.parallel.layers_per_stage:
+        return config.parallel.layers_per_stage[stage]
     layers, stages = config.model.num_layers, config.parallel.pipeline_stages
     return layers // stages + (1 if stage < layers % stages else 0)
 
@@ -62,7 +65,9 @@ def _stage_memory(config: RunConfig, stage: int, num_layers: int, dp_size: int, 
         num_parameters=parameters,
         weights_bytes=compute_bytes * parameters // (dp_size if zero >= 3 else 1),
         gradients_bytes=gradient_bytes * parameters // (dp_size if zero >= 2 else 1),
-        optimizer_bytes=3 * _FP32_BYTES * parameters // (dp_size if zero >= 1 else 1),
+        optimizer_bytes=0
+        if config.parallel.offload_optimizer
+        else 3 * _FP32_BYTES * parameters // (dp_size if zero >= 1 else 1),
         activations_bytes=_activation_bytes(config, stage, num_layers, accumulation),
     )
 

@@ -52,6 +52,27 @@ def _pipeline_has_layers(config: RunConfig, _world_size: int) -> str | None:
     return None
 
 
+def _stages_add_up(config: RunConfig, _world_size: int) -> str | None:
+    blocks, stages, layers = config.parallel.layers_per_stage, config.parallel.pipeline_stages, config.model.num_layers
+    if blocks is not None and (len(blocks) != stages or sum(blocks) != layers):
+        return (
+            f"layers_per_stage {blocks} has {len(blocks)} stages and {sum(blocks)} layers: give {stages} numbers that "
+            f"add up to {layers}, or leave the field out for an even cut"
+        )
+    return None
+
+
+def _offload_needs_zero(config: RunConfig, _world_size: int) -> str | None:
+    parallel = config.parallel
+    if parallel.offload_optimizer and (parallel.zero_stage == 0 or parallel.pipeline_stages > 1):
+        return (
+            f"offload_optimizer with zero_stage {parallel.zero_stage} and pipeline_stages {parallel.pipeline_stages}: "
+            "set parallel.zero_stage to 1, 2 or 3 and parallel.pipeline_stages to 1, or parallel.offload_optimizer to "
+            "false"
+        )
+    return None
+
+
 def _batch_divides(config: RunConfig, world_size: int) -> str | None:
     replicas = data_parallel_size(config, world_size)
     per_pass = config.batch.micro_batch_sequences * replicas
@@ -104,6 +125,12 @@ RULES: tuple[Rule, ...] = (
         _pipeline_needs_low_zero,
     ),
     Rule("pipeline-stage-has-a-layer", "more stages than blocks leave stages without work", _pipeline_has_layers),
+    Rule("layers-per-stage-add-up", "every block belongs to one stage", _stages_add_up),
+    Rule(
+        "offload-needs-zero",
+        "the optimizer's state is moved by ZeRO, and not by the pipeline engine",
+        _offload_needs_zero,
+    ),
     Rule("global-batch-divisible", "each replica takes the same number of micro-batches a step", _batch_divides),
     Rule("sequence-fits-model", "positions past the model's longest were never meant", _sequence_fits_model),
     Rule("schedule-fits-run", "the learning rate must reach its end inside the run", _schedule_fits_run),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from llama_dist.config import RunConfig
 from llama_dist.parallel.grid import Grid
 
@@ -51,6 +53,10 @@ def deepspeed_config(config: RunConfig, grid: Grid) -> dict[str, Any]:
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }
+    if config.parallel.offload_optimizer:
+        values["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        # Its own CPU optimizer is compiled at first use, and keeps moments that a checkpoint would have to know.
+        values["zero_force_ds_cpu_optimizer"] = False
     if half:
         # Without it gradients accumulate in the model's own type and lose their small parts (gpt-neox PR 1032).
         values["data_types"] = {"grad_accum_dtype": "fp32"}

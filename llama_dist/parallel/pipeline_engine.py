@@ -90,8 +90,9 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
         return hidden, positions
 
     def _partition_layers(self, method: str = "flops") -> None:
-        """Cut by FLOPs: DeepSpeed's own methods count the embedding, which is only a lookup, as work."""
-        self.parts = even_cut(self._weights, self.num_stages)
+        """Cut as told, or by FLOPs: DeepSpeed's own methods count the embedding, which is only a lookup, as work."""
+        blocks = self._run_config.parallel.layers_per_stage
+        self.parts = cut_at(blocks) if blocks else even_cut(self._weights, self.num_stages)
         self._set_bounds(start=self.parts[self.stage_id], stop=self.parts[self.stage_id + 1])
 
     def topology_free_names(self) -> dict[str, torch.nn.Parameter]:
@@ -116,6 +117,12 @@ def _as_deepspeed_reads(micro_batches: Sequence[MicroBatch], divisor: torch.Tens
 
 def _last_stage_loss(logits: torch.Tensor, labels_and_divisor: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     return next_token_loss(logits, *labels_and_divisor)
+
+
+def cut_at(blocks_of_stages: Sequence[int]) -> list[int]:
+    """Bounds of the stages in the layer list; the embedding goes to the first, norm and head to the last."""
+    ends = list(itertools.accumulate(blocks_of_stages))
+    return [0, *(end + 1 for end in ends[:-1]), ends[-1] + 3]
 
 
 def even_cut(layer_weights: Sequence[int], num_stages: int) -> list[int]:

@@ -68,7 +68,11 @@ def run_config(job):
                 "activation_checkpointing": job.get("recompute", False),
                 "initial_loss_scale_power": job.get("loss_scale_power", 16),
             },
-            "parallel": {"zero_stage": job["zero"], "pipeline_stages": job.get("pp", 1)},
+            "parallel": {
+                "zero_stage": job["zero"],
+                "pipeline_stages": job.get("pp", 1),
+                "layers_per_stage": job.get("split"),
+            },
         },
         where="engine_jobs",
     )
