@@ -1,7 +1,8 @@
 """Saves and loads checkpoints on the ranks of one gloo world, without DeepSpeed; rank 0 prints every rank's results.
 
 Jobs run one after the other: {"do": "save", "checkpoints": path, "step": 3}, {"do": "load", "checkpoints": path} and,
-on rank 0 alone, {"do": "remove", "paths": [...]} and {"do": "flip", "path": ...}. With "num_nodes" the ranks are that
+on rank 0 alone, {"do": "remove", "paths": [...]}, {"do": "merge", "paths": [...], "into": path} and {"do": "flip",
+"path": ...}. With "num_nodes" the ranks are that
 many nodes with disks of their own, and "{node}" in a path becomes the node's number. Paths may be a list by rank.
 """
 
@@ -86,6 +87,8 @@ def load(job, checkpoints, world):
         if job.get("gone_after_verification") == world.rank:
             # Stands for a disk that fails between verification and load: this rank looks where the file is not.
             found = replace(found, directory=found.directory.parent / "nowhere")
+        if "flipped_after_verification" in job and world.rank == 0:
+            flip(Path(job["flipped_after_verification"]))
         load_into(engine, found, model_config=job.get("model_config"), tell=told.append)
     except CheckpointError as error:
         return {"error": str(error)}
@@ -104,11 +107,17 @@ def run_job(job, world):
         return (save if job["do"] == "save" else load)(job, checkpoints, here)
     if world.rank == 0:
         for path in map(Path, job.get("paths", [])):
+            if job["do"] == "merge":
+                shutil.copytree(path, job["into"], dirs_exist_ok=True, symlinks=True, ignore=lambda *_: ["latest"])
+                continue
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if job["do"] == "flip":
-            path = Path(job["path"])
-            path.write_bytes(path.read_bytes()[:-1] + b"!")
+            flip(Path(job["path"]))
     return {}
+
+
+def flip(path):
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
 
 
 def main():
