@@ -88,6 +88,11 @@ class Engine(Protocol):
         """Yield the state that this rank must save or fill; over all ranks every element is covered."""
         ...
 
+    def weights_checksum(self) -> int | None:
+        """Checksum of the working weights that every replica of this rank's stage holds alike; None at ZeRO-3, which
+        cuts them."""
+        ...
+
     def scalars(self) -> dict[str, float]:
         """Small state that every rank has alike: optimizer steps, loss scale."""
         ...

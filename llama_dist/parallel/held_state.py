@@ -7,6 +7,7 @@ from llama_dist.parallel.engine import StatePartition
 from llama_dist.parallel.grid import Grid
 from llama_dist.parallel.optimizer_state import StateAccess
 from llama_dist.parallel.scalars import read_scalars, write_scalars
+from llama_dist.parallel.weights_checksum import weights_checksum
 
 
 class HeldState:
@@ -19,6 +20,12 @@ class HeldState:
     def partitions(self) -> Iterator[StatePartition]:
         """Yield the state that this rank holds."""
         return self._state.partitions()
+
+    def weights_checksum(self) -> int | None:
+        """Checksum of the working weights of this rank; None where ZeRO-3 has cut them."""
+        if self._engine.zero_optimization_partition_weights():
+            return None
+        return weights_checksum(self._engine.module.parameters())
 
     def scalars(self) -> dict[str, float]:
         """Optimizer steps and loss scale."""

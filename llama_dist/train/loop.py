@@ -19,6 +19,7 @@ from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.recorder import Recorder
+from llama_dist.train.replicas import compare_replicas
 
 
 class DivergedError(ReportedError):
@@ -69,6 +70,8 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             raise DivergedError(_divergence_advice(position.step + 1, result))
 
         position = position.after_step(config.batch.global_batch_sequences)
+        if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
+            compare_replicas(parts.engine, position.step)
         metrics = parts.meter.end_step(
             step=position.step,
             tokens_seen=position.consumed_samples * config.data.sequence_length_tokens,
@@ -82,12 +85,17 @@ def train_steps(parts: Parts, position: Position) -> str | None:
 
         if position.step == config.train.num_steps:
             _save(parts, position, "end", metrics.held_out_loss)
-        elif position.step % config.checkpoint.interval_steps == 0:
+        elif is_interval(position.step, config.checkpoint.interval_steps):
             _save(parts, position, "interval", metrics.held_out_loss)
     parts.heartbeat.beat(position.step, "finish the save")
     parts.keeper.finish()  # raises: the last save must not fail
     _tell_alerts(parts)
     return left_because
+
+
+def is_interval(step: int, interval_steps: int) -> bool:
+    """Whether something is due after `step` that is done every `interval_steps`; 0 is never."""
+    return interval_steps > 0 and step % interval_steps == 0
 
 
 def _read(parts: Parts, position: Position) -> list[MicroBatch]:

@@ -59,6 +59,7 @@ def as_table(later):
     return "\n".join(rows)
 
 
+@pytest.mark.timeout(5400)
 @pytest.mark.parametrize("worlds", [SHORT_WORLDS, pytest.param(WORLDS, marks=pytest.mark.long)])
 def test_every_topology_resumes_every_checkpoint(run_ranks, tmp_path, worlds, capsys):
     first, later, unequal = resume_all(run_ranks, tmp_path, worlds)

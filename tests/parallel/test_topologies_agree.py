@@ -12,8 +12,8 @@ BF16_TOLERANCE = 5e-3
 ZERO = [(0, 1), (1, 1), (2, 1), (3, 1)]
 PIPELINE = [(1, 2)]
 VARIANTS = {
-    "fp32": {"precision": "fp32"},
-    "bf16": {"precision": "bf16"},
+    "fp32": {"precision": "fp32", "flip": True},
+    "bf16": {"precision": "bf16", "flip": True},
     # Updates of this size make every logit overflow at once.
     "exploding": {"precision": "fp32", "learning_rate": 1e30, "steps": [0, 4]},
     # A head as heavy as all blocks: a stage of its own.
@@ -98,3 +98,19 @@ def test_tied_embeddings_and_recomputation_change_no_loss_on_any_topology(result
     for name, result in of_variant(results, "tied:", "tied, recomputed").items():
         assert worst(result, reference) < FP32_TOLERANCE, name
         assert worst(result, reference, "norms") < NORM_TOLERANCE, name
+
+
+def test_one_flipped_bit_of_a_replica_is_named_and_none_is_silent(results):
+    compared = {
+        name: result["replicas"] for name, result in results.items()
+        if name.startswith(("fp32", "bf16")) and not name.endswith("x 1")
+    }  # fmt: skip
+    assert len(compared) == 11
+    for name, (before, after) in compared.items():
+        assert before == "", name
+        has_replicas = "ZeRO-3" not in name and "pipeline 2 x 2" not in name
+        assert bool(after) is has_replicas, name
+        if has_replicas:
+            assert after.startswith(
+                "after step 7 the replicas of pipeline stage 0 hold different weights (rank 0 on"
+            ), name

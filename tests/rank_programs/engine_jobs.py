@@ -2,9 +2,9 @@
 
 A job: {"zero": 1, "pp": 1, "precision": "fp32", "steps": [0, 20], "tied": false, "recompute": false,
 "load": directory, "save": directory, "micro_batch": 2}. With "isolated" the rows hold several documents, and each
-one's loss is told too; "alone" trains on those documents one by one, without an engine. With "dataset" (the data
-section of a config) batches and evaluation sets come from a prepared dataset. Pipelines and others need worlds of
-their own: DeepSpeed keeps its grid.
+one's loss is told too; "alone" trains on those documents one by one, without an engine. "flip" compares the replicas
+before and after a bit is flipped. With "dataset" (the data section of a config) batches and evaluation sets come from
+a prepared dataset. Pipelines and others need worlds of their own: DeepSpeed keeps its grid.
 """
 
 import json
@@ -32,6 +32,7 @@ from llama_dist.train.batches import TrainingBatches
 from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import Position
 from llama_dist.train.loop import has_diverged
+from llama_dist.train.replicas import ReplicasDifferError, compare_replicas
 
 VOCABULARY, LENGTH, GLOBAL_BATCH, MICRO_BATCH = 96, 32, 8, 2
 UNUSED_DATA = {
@@ -140,6 +141,22 @@ def evaluations(job, config, grid, engine, first):
     return {}
 
 
+def replicas_before_and_after_a_flip(engine):
+    """What a comparison says of the replicas as they are, and after one bit of one weight of rank 1 has changed."""
+    told = []
+    for is_flipped in (False, True):
+        weight = list(engine._engine.module.parameters())[-1].data.view(-1)
+        bits = weight.view(torch.int32 if weight.element_size() == 4 else torch.int16)
+        bits[0] ^= int(is_flipped and engine.grid.rank == 1)
+        try:
+            compare_replicas(engine, 7)
+            told.append("")
+        except ReplicasDifferError as error:
+            told.append(str(error))
+        bits[0] ^= int(is_flipped and engine.grid.rank == 1)
+    return told
+
+
 def run_job(job, world):
     config = run_config(job)
     rate = job.get("learning_rate", 1e-2)
@@ -163,7 +180,9 @@ def run_job(job, world):
     if job.get("save"):
         progress = Progress(last, last * GLOBAL_BATCH * LENGTH, {}, "test", {"world_size": world.world_size}, {})
         save_checkpoint(Path(job["save"]), engine, progress, tokenizer=b"any will do", keep_last=3)
+    replicas = replicas_before_and_after_a_flip(engine) if job.get("flip") else None
     return {
+        "replicas": replicas,
         "losses": [result.loss for result in results],
         "norms": [result.gradient_norm for result in results],
         "skipped": [result.skipped for result in results],
