@@ -10,11 +10,12 @@ import safetensors.torch
 import torch
 
 from llama_dist.checkpoint.host_memory import check_staging_fits
-from llama_dist.checkpoint.manifest import CheckpointError, step_directory, verify_checkpoint
+from llama_dist.checkpoint.manifest import CheckpointError, step_directory
 from llama_dist.checkpoint.rank_file import lay_out
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.staging import StagingBuffer
 from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.config import ConfigError
 from llama_dist.parallel.engine import STATES, StatePartition
