@@ -70,8 +70,6 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             raise DivergedError(_divergence_advice(position.step + 1, result))
 
         position = position.after_step(config.batch.global_batch_sequences)
-        if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
-            compare_replicas(parts.engine, position.step)
         metrics = parts.meter.end_step(
             step=position.step,
             tokens_seen=position.consumed_samples * config.data.sequence_length_tokens,
@@ -80,6 +78,8 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             gradient_norm=result.gradient_norm,
             skipped=result.skipped,
         )
+        if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
+            compare_replicas(parts.engine, position.step)
         metrics = _evaluate(parts, metrics)
         parts.recorder.record(metrics)
 
