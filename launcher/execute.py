@@ -16,14 +16,14 @@ from launcher.console import Console
 from launcher.errors import RunDirectoryError
 from launcher.launch import Launch
 from launcher.local_backend import LocalBackend
+from launcher.lost_checkpoints import bring_back_checkpoints
 from launcher.plan import log_directory
 from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
-from launcher.saved_steps import step_known_as_saved
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
-from llama_dist.checkpoint.manifest import has_any_step, list_steps
+from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ReportedError, RunDirectory, set_aside_path
 from llama_dist.exit_codes import ExitCode
 
@@ -101,9 +101,9 @@ def _disk_faults_told(run: RunDirectory) -> Iterator[None]:
 def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
     """Write `run.yaml` of a run at its start; of an existing one say where it goes on, or set its past aside."""
     run, name = launch.run, f"run `{launch.run.name}`"
-    steps = list_steps(run.checkpoints)
     if not launch.request.fresh:
-        _refuse_lost_checkpoints(run)
+        bring_back_checkpoints(run, launch.config.checkpoint.upload, console)
+    steps = list_steps(run.checkpoints)
     if not run.config.is_file():
         write_config(run.config, launch.config)
         console.say(f"{name}: new, in {run.path}")
@@ -120,18 +120,6 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: goes on in the tracker as the run that its checkpoint names")
     for line in describe_changes(changes):
         console.say(f"changed:{line}")
-
-
-def _refuse_lost_checkpoints(run: RunDirectory) -> None:
-    """Raise RunDirectoryError where the run saved checkpoints and none is there: a volume not mounted, a slip of rm."""
-    if not run.config.is_file() or has_any_step(run.checkpoints):
-        return
-    step = step_known_as_saved(run)
-    if step:
-        raise RunDirectoryError(
-            f"{run.checkpoints}: holds no checkpoint, but run `{run.name}` has saved one up to step {step}: mount or "
-            "restore the directory, or start again at step 0 with --fresh"
-        )
 
 
 def _set_aside(launch: Launch, console: Console) -> None:

@@ -13,6 +13,8 @@ def register(app: typer.Typer) -> typer.Typer:
     checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at the checkpoints of a run, and check them.")
     checkpoint_app.command("list")(list_checkpoints)
     checkpoint_app.command("verify")(verify_checkpoint)
+    checkpoint_app.command("prune")(prune_checkpoints)
+    checkpoint_app.command("fetch")(fetch_checkpoint)
     app.add_typer(checkpoint_app, name="checkpoint")
     return checkpoint_app
 
@@ -78,3 +80,47 @@ def verify_checkpoint(
 
     for line in verify_all(checkpoint):
         typer.echo(line)
+
+
+def prune_checkpoints(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/tiny.")],
+    *,
+    keep_last: Annotated[
+        int | None, typer.Option(min=1, help="In place of the run's own checkpoint.keep_last.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Remove the checkpoints that the rules of the run do not keep, after reading every byte of the newest good one.
+
+    Example: llama-dist checkpoint prune runs/tiny --keep-last 1 --dry-run
+    """
+    from llama_dist.checkpoint.pruning import judge, policy_of, prune
+    from llama_dist.config import RunDirectory
+
+    directory = RunDirectory(run)
+    policy = policy_of(directory)
+    verdicts = judge(directory, policy if keep_last is None else policy.model_copy(update={"keep_last": keep_last}))
+    if not dry_run:
+        prune(directory, verdicts)
+    if as_json:
+        typer.echo(json.dumps([verdict.to_json() for verdict in verdicts], indent=2))
+        return
+    for verdict in verdicts:
+        typer.echo(verdict.to_line())
+
+
+def fetch_checkpoint(
+    run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/tiny.")],
+    *,
+    step: Annotated[int | None, typer.Option(min=0, help="Which one; by default the newest that is whole.")] = None,
+    store: Annotated[str | None, typer.Option(metavar="URL", help="In place of the run's checkpoint.upload.")] = None,
+) -> None:
+    """Copy a checkpoint back from the store that `checkpoint.upload` names, verify it, and print where it is.
+
+    Example: llama-dist checkpoint fetch runs/tiny --step 1000
+    """
+    from llama_dist.checkpoint.pruning import fetch
+    from llama_dist.config import RunDirectory
+
+    typer.echo(fetch(RunDirectory(run), step, store))

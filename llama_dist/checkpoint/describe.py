@@ -8,10 +8,12 @@ from typing import Any
 from llama_dist.checkpoint.manifest import (
     MANIFEST_NAME,
     CheckpointError,
+    list_candidates,
     list_steps,
     read_manifest,
     step_directory,
 )
+from llama_dist.checkpoint.upload import is_uploaded
 from llama_dist.checkpoint.verify import verify_checkpoint
 
 
@@ -24,6 +26,12 @@ class Description:
     tokens_seen: int | None = None
     num_bytes: int | None = None
     world: dict[str, int] | None = None
+    kind: str | None = None
+    held_out_loss: float | None = None
+    is_uploaded: bool = False
+    written: float | None = None
+    """Unix time at which the manifest was written."""
+
     fault: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -35,13 +43,17 @@ class Description:
         if self.fault or self.world is None:
             return f"{self.directory}  DAMAGED: {self.fault}"
         topology = ", ".join(f"{key} {value}" for key, value in self.world.items())
-        return f"{self.directory}  {self.tokens_seen:,} tokens seen, {self.num_bytes:,} bytes, written by {topology}"
+        loss = "" if self.held_out_loss is None else f", held-out loss {self.held_out_loss:.4f}"
+        return (
+            f"{self.directory}  {self.kind}, {self.tokens_seen:,} tokens seen, {self.num_bytes:,} bytes{loss}, "
+            f"written by {topology}{', uploaded' if self.is_uploaded else ''}"
+        )
 
 
 def describe_all(run: Path) -> list[Description]:
     """Describe the checkpoints of a run directory, oldest first. Raises CheckpointError where there is none."""
     checkpoints = _checkpoints_of(run)
-    return [_describe(step_directory(checkpoints, step), step) for step in list_steps(checkpoints)]
+    return [_describe(step_directory(checkpoints, step), step) for step in list_candidates(checkpoints)]
 
 
 def verify_all(path: Path) -> Iterator[str]:
@@ -73,4 +85,14 @@ def _describe(directory: Path, step: int) -> Description:
     except CheckpointError as error:
         return Description(str(directory), step, fault=str(error))
     num_bytes = sum(file.num_bytes for file in manifest.files)
-    return Description(str(directory), step, manifest.tokens_seen, num_bytes, manifest.world)
+    return Description(
+        str(directory),
+        step,
+        manifest.tokens_seen,
+        num_bytes,
+        manifest.world,
+        kind=manifest.kind,
+        held_out_loss=manifest.held_out_loss,
+        is_uploaded=is_uploaded(directory),
+        written=(directory / MANIFEST_NAME).stat().st_mtime,
+    )

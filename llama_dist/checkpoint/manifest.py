@@ -278,6 +278,12 @@ def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:
                 yield step, path
 
 
+def step_of_name(name: str) -> int | None:
+    """Step of a checkpoint directory's name, None for any other name."""
+    match = _STEP_PATTERN.match(name)
+    return int(match.group(1)) if match else None
+
+
 def _step_of(directory: Path) -> int | None:
     """Step that the directory's name says; None for one that was named by a person."""
     match = _STEP_PATTERN.match(directory.name)

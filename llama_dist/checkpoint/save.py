@@ -4,25 +4,24 @@ A run saves beside its training instead (`writer.py`); the transaction is the sa
 """
 
 import itertools
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from llama_dist.checkpoint.manifest import (
-    MANIFEST_NAME,
     FileRecord,
     Progress,
     TensorRecord,
-    list_steps,
     step_directory,
     write_synced,
 )
 from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out
+from llama_dist.checkpoint.retention import Retention
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
 from llama_dist.checkpoint.tensor_file import tensor_key
 from llama_dist.checkpoint.transaction import Contents, Range, index_of, point_latest, write_transaction
+from llama_dist.config import CheckpointConfig
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 
 PART_BYTES = 1 << 30
@@ -120,17 +119,10 @@ def write_live(path: Path, layout: FileLayout, owned: Sequence[StatePartition], 
 
 
 def tidy_up(checkpoints: Path, newest_step: int, keep_last: int) -> None:
-    """Leaders only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it.
-
-    Later ones are damaged and were passed over: counting them could remove the only good one. The manifest goes first,
-    so that a half-removed checkpoint no longer exists.
-    """
+    """Leaders only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it."""
     point_latest(checkpoints, step_directory(checkpoints, newest_step))
-    written = [step for step in list_steps(checkpoints) if step <= newest_step]
-    for step in written[:-keep_last]:
-        directory = step_directory(checkpoints, step)
-        (directory / MANIFEST_NAME).unlink()
-        shutil.rmtree(directory, ignore_errors=True)
+    policy = CheckpointConfig(keep_last=keep_last)
+    Retention(checkpoints, policy, lambda _: True).remove_superseded(newest_step)
 
 
 def _parts(

@@ -20,7 +20,6 @@ from llama_dist.train.save_request import SaveRequest
 
 # A save takes longer than the last one now and then; a limit that is missed costs the whole save.
 _SAVE_TIME_MARGIN = 1.5
-_LEAST_SHARE_LEFT = 0.1  # of a save that takes longer than the last one
 _SECONDS_PER_MINUTE = 60.0
 _NUM_STEPS_REMEMBERED = 100
 
@@ -122,15 +121,12 @@ class Decisions:
         return bool(_largest_of_all(Vote(stop_is_asked=float(self._stop.is_made))).stop_is_asked)
 
     def _vote(self, now: float) -> Vote:
-        save_seconds = self._keeper.last_save_seconds or 0.0
         vote = Vote(
             stop_is_asked=float(self._stop.is_made),
             seconds_since_asked=self._stop.seconds_ago,
             save_is_asked=float(self._stop.take_save_request()),
-            save_seconds=save_seconds,
-            write_seconds_left=max(save_seconds - (now - self._last_save_at), _LEAST_SHARE_LEFT * save_seconds)
-            if self._keeper.is_writing
-            else 0.0,
+            save_seconds=self._keeper.last_save_seconds or 0.0,
+            write_seconds_left=self._keeper.write_seconds_left,
         )
         return self._with_clocks(vote, now) if self._is_rank_0 else vote
 

@@ -10,10 +10,19 @@ from data_pipeline.config import parse_config
 from data_pipeline.stream import TokenStream
 from data_pipeline.stream_state import StreamState
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
-from llama_dist.checkpoint.manifest import CheckpointError, Manifest, Progress, SaveKind
-from llama_dist.checkpoint.save import tidy_up
+from llama_dist.checkpoint.manifest import (
+    CheckpointError,
+    Manifest,
+    Progress,
+    SaveKind,
+    list_steps,
+    step_directory,
+)
+from llama_dist.checkpoint.retention import Retention
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
-from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.store import CheckpointStore
+from llama_dist.checkpoint.transaction import Contents, point_latest
+from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.writer import CheckpointWriter, Written
 from llama_dist.config import RunConfig, RunDirectory, dump_config
 from llama_dist.parallel.engine import Engine
@@ -56,6 +65,8 @@ class CheckpointKeeper:
         self.newest_step: int | None = None
         """Step of the newest checkpoint that is known to exist: restored, or written and waited for."""
 
+        self._retention = Retention(self._directory, config.checkpoint, is_uploaded)
+        self._uploader = _open_uploader(run, group, config.checkpoint.upload, is_shared=config.checkpoint.shared)
         self._alerts: list[str] = []
         self._failure: CheckpointError | None = None
 
@@ -103,7 +114,12 @@ class CheckpointKeeper:
         """
         self._collect(self._writer.poll)
         alerts, self._alerts = self._alerts, []
-        return alerts
+        return alerts + (self._uploader.take_alerts() if self._uploader else [])
+
+    def finish_uploads(self, timeout_seconds: float) -> None:
+        """Wait for the copies to the store, at most so long; what is left is copied by the next attempt."""
+        if self._uploader:
+            self._uploader.finish(timeout_seconds)
 
     def restore_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
         """Collective. Load the newest good checkpoint into `engine`; a run that never saved starts at step 0.
@@ -169,10 +185,31 @@ class CheckpointKeeper:
 
     def _after_publication(self, directory: Path, manifest: Manifest) -> list[str]:
         """In the writer's thread, on every rank."""
+        if self._uploader:
+            # With those that were not copied in time, by this attempt or one before.
+            steps = list_steps(self._directory)
+            self._uploader.submit([step_directory(self._directory, step) for step in steps if step <= manifest.step])
         if not self._group.is_leader:
             return []
-        outcome = attempt(tidy_up, self._directory, manifest.step, self._config.checkpoint.keep_last)
-        return [f"older files could not be removed: {outcome['error']}"] if "error" in outcome else []
+        outcomes = (
+            attempt(point_latest, self._directory, directory),
+            attempt(self._retention.remove_superseded, manifest.step),
+        )
+        return [f"older files could not be removed: {one['error']}" for one in outcomes if "error" in one]
+
+
+def _open_uploader(run: RunDirectory, group: SaveGroup, url: str | None, *, is_shared: bool) -> Uploader | None:
+    """Collective. The uploader of this rank's share of the files that are on its disk."""
+    if url is None:
+        return None
+    ranks_here = [rank for rank, host in enumerate(group.gather(group.host)) if is_shared or host == group.host]
+    share = Share(
+        index=ranks_here.index(group.rank),
+        count=len(ranks_here),
+        is_disk_leader=group.is_leader,
+        is_first=group.rank == 0,
+    )
+    return Uploader(CheckpointStore(url, run.name), share)
 
 
 def _read_tracking(path: Path) -> dict[str, Any]:

@@ -45,6 +45,11 @@ class Parts:
     tell: Callable[[str], None]
     """Prints a line, on rank 0 alone."""
 
+    def tell_alerts(self) -> None:
+        """Tell once what went wrong with saves. In mid-run it ends nothing, for the older checkpoints stand."""
+        for alert in self.keeper.take_alerts():
+            self.tell(f"ALERT: {alert}")
+
 
 def train_steps(parts: Parts, position: Position) -> str | None:
     """Collective. Train from `position` to the last step, or until the ranks decide to leave: then answer why.
@@ -55,7 +60,7 @@ def train_steps(parts: Parts, position: Position) -> str | None:
     while position.step < config.train.num_steps:
         micro_batches = _read(parts, position)
         decision = parts.decisions.take()
-        _tell_alerts(parts)
+        parts.tell_alerts()
         if decision.save:
             _save(parts, position, decision.save)
         if decision.leave:
@@ -89,7 +94,7 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             _save(parts, position, "interval", metrics.held_out_loss)
     parts.heartbeat.beat(position.step, "finish the save")
     parts.keeper.finish()  # raises: the last save must not fail
-    _tell_alerts(parts)
+    parts.tell_alerts()
     return left_because
 
 
@@ -134,12 +139,6 @@ def _save(parts: Parts, position: Position, kind: SaveKind, held_out_loss: float
     parts.recorder.sync()
     parts.decisions.note_save()
     parts.keeper.save(parts.engine, position, kind=kind, held_out_loss=held_out_loss)
-
-
-def _tell_alerts(parts: Parts) -> None:
-    """Tell once what went wrong with a save. In mid-run it ends nothing, for the older checkpoints stand."""
-    for alert in parts.keeper.take_alerts():
-        parts.tell(f"ALERT: {alert}")
 
 
 def _divergence_advice(step: int, result: StepResult) -> str:

@@ -29,6 +29,8 @@ from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
 from llama_dist.train.save_request import SaveRequest
 
+_UPLOAD_AT_THE_END_SECONDS = 3600.0
+
 
 def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | None:
     """Build every part, resume, and train. Answers why it left before the last step, None if it did not.
@@ -68,6 +70,9 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | No
         parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, decisions, meter, tell)
         stop.defer()
         left_because = train_steps(parts, position)
+        heartbeat.beat(heartbeat.step, "copy to the store")
+        keeper.finish_uploads(_seconds_to_upload(left_because, stop, config))
+        parts.tell_alerts()
         recorder.close()
         heartbeat.beat(heartbeat.step, "stopped" if left_because else "done")
     return left_because
@@ -104,6 +109,13 @@ def _code_revision(attempt: Attempt) -> str:
 
 def _tokens_per_step(config: RunConfig) -> int:
     return config.batch.global_batch_sequences * config.data.sequence_length_tokens
+
+
+def _seconds_to_upload(left_because: str | None, stop: StopRequest, config: RunConfig) -> float:
+    """How long the end may wait for copies of checkpoints: a stop must keep its grace, a finished run has time."""
+    if left_because is None:
+        return _UPLOAD_AT_THE_END_SECONDS
+    return max(0.0, config.supervision.stop_grace_seconds / 2 - stop.seconds_ago) if stop.is_made else 0.0
 
 
 def _peak_memory_bytes() -> Callable[[], int]:

@@ -42,8 +42,8 @@ def compare_replicas(engine: Engine, step: int) -> None:
     complaints = describe_differences([Replica(*values) for values in all_gather_json(mine)])
     if complaints:
         raise ReplicasDifferError(
-            f"after step {step} {'; '.join(complaints)}: the weights were corrupted in silence. Have memory and links of "
-            "the host checked; the run can go on from its newest checkpoint"
+            f"after step {step} {'; '.join(complaints)}: the weights were corrupted in silence. Have memory and links "
+            "of the host checked; the run can go on from its newest checkpoint"
         )
 
 

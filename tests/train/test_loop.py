@@ -48,7 +48,7 @@ class FakeBatches:
 class FakeKeeper:
     """Saves into a list; may fail."""
 
-    last_save_seconds, is_writing = None, False
+    last_save_seconds, write_seconds_left = None, 0.0
 
     def __init__(self, failing=()):
         self.saved, self.failing, self.alerts, self.failure = [], failing, [], None

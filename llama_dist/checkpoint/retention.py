@@ -1,0 +1,111 @@
+"""Which checkpoints are kept, and why; the others are removed. The newest good one never is.
+
+`reasons_to_keep` is the whole policy, and pure. Removing is one rename, so that no half checkpoint is ever left.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_dist.checkpoint.manifest import (
+    CheckpointError,
+    SaveKind,
+    list_steps,
+    read_manifest,
+    step_directory,
+    sync_directory,
+)
+from llama_dist.config import CheckpointConfig
+
+_REMOVING = ".removing_"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides whether a checkpoint is kept."""
+
+    step: int
+    kind: SaveKind
+    held_out_loss: float | None = None
+    is_uploaded: bool = False
+
+
+def reasons_to_keep(
+    checkpoints: Sequence[Facts], policy: CheckpointConfig, newest_good_step: int
+) -> dict[int, tuple[str, ...]]:
+    """Return why each step is kept; one without a reason may be removed.
+
+    Those after `newest_good_step` are damaged and were passed over: they are left alone, and count for nothing.
+    """
+    judged = sorted((one for one in checkpoints if one.step <= newest_good_step), key=lambda one: one.step)
+    lasting = [one.step for one in judged if one.kind != "clock"]
+    measured = sorted((one.held_out_loss, one.step) for one in judged if one.held_out_loss is not None)
+    best = {step for _, step in measured[: policy.keep_best]}
+
+    def reasons(one: Facts) -> tuple[str, ...]:
+        if one.step > newest_good_step:
+            return ("later than the newest good one",)
+        every = policy.keep_every_steps
+        found = {
+            "newest good": one.step == newest_good_step,
+            f"among the last {policy.keep_last}": one.step in lasting[-policy.keep_last :],
+            f"every {every} steps": every is not None and one.step % every == 0,
+            f"among the best {policy.keep_best}": one.step in best,
+            "not uploaded yet": policy.upload is not None and not one.is_uploaded,
+        }
+        return tuple(reason for reason, holds in found.items() if holds)
+
+    return {one.step: reasons(one) for one in checkpoints}
+
+
+class Retention:
+    """Removes what the policy does not keep. One process for each disk; a manifest is read once."""
+
+    def __init__(self, checkpoints: Path, policy: CheckpointConfig, is_uploaded: Callable[[Path], bool]) -> None:
+        self._checkpoints, self._policy, self._is_uploaded = checkpoints, policy, is_uploaded
+        self._known: dict[tuple[int, int], Facts] = {}
+
+    def reasons(self, newest_good_step: int) -> dict[int, tuple[str, ...]]:
+        """Return why each checkpoint is kept, none if it is not; one with a damaged manifest is not among them."""
+        facts = [one for step in list_steps(self._checkpoints) if (one := self._facts(step))]
+        return reasons_to_keep(facts, self._policy, newest_good_step)
+
+    def remove_superseded(self, newest_good_step: int) -> list[int]:
+        """Remove what is not kept; answers the steps. `newest_good_step` was just written, or verified."""
+        finish_removals(self._checkpoints)
+        superseded = [step for step, reasons in self.reasons(newest_good_step).items() if not reasons]
+        for step in superseded:
+            remove_checkpoint(self._checkpoints, step)
+        return superseded
+
+    def _facts(self, step: int) -> Facts | None:
+        directory = step_directory(self._checkpoints, step)
+        try:
+            # The time tells a checkpoint from one of the same step that the run wrote when it was here again.
+            key = (step, directory.stat().st_mtime_ns)
+            if key not in self._known:
+                manifest = read_manifest(directory)
+                self._known[key] = Facts(step, manifest.kind, manifest.held_out_loss)
+        except (CheckpointError, OSError):
+            return None
+        known = self._known[key]
+        return Facts(step, known.kind, known.held_out_loss, self._is_uploaded(directory))
+
+
+def remove_checkpoint(checkpoints: Path, step: int) -> None:
+    """Take the checkpoint away by one rename, then remove its files. One that is gone already is no error."""
+    aside = checkpoints / f"{_REMOVING}{step:08d}"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        step_directory(checkpoints, step).rename(aside)
+    except FileNotFoundError:
+        return  # another process removed it
+    sync_directory(checkpoints)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def finish_removals(checkpoints: Path) -> None:
+    """Remove the files of checkpoints that a kill left half removed."""
+    for leftover in checkpoints.glob(f"{_REMOVING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
