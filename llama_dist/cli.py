@@ -15,6 +15,8 @@ def register(app: typer.Typer) -> typer.Typer:
     checkpoint_app.command("verify")(verify_checkpoint)
     checkpoint_app.command("prune")(prune_checkpoints)
     checkpoint_app.command("fetch")(fetch_checkpoint)
+    checkpoint_app.command("export")(export_checkpoint)
+    checkpoint_app.command("import")(import_checkpoint)
     app.add_typer(checkpoint_app, name="checkpoint")
     return checkpoint_app
 
@@ -124,3 +126,49 @@ def fetch_checkpoint(
     from llama_dist.config import RunDirectory
 
     typer.echo(fetch(RunDirectory(run), step, store))
+
+
+def export_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint directory, or a run: then its newest good one.")],
+    output: Annotated[Path, typer.Argument(help="Directory to write; it must not exist.")],
+    *,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16; fp32 keeps the weights bit for bit.")] = "fp32",
+    max_file_gb: Annotated[float, typer.Option(min=0.001, help="Largest file, in 10^9 bytes.")] = 5.0,
+    no_tokenizer: Annotated[bool, typer.Option("--no-tokenizer", help="Write weights and config alone.")] = False,
+) -> None:
+    """Write a checkpoint as a LLaMA that Hugging Face's transformers loads, whatever topology wrote it.
+
+    Example: llama-dist checkpoint export runs/tiny exported/tiny --precision bf16
+    """
+    from llama_dist.generation.command import find_checkpoint
+    from llama_dist.interop.hf_export import PRECISIONS, Export, export_to_hf
+
+    if precision not in PRECISIONS:
+        raise typer.BadParameter(f"{precision!r}: needs {', '.join(PRECISIONS)}", param_hint="--precision")
+    wanted = Export(find_checkpoint(checkpoint), output, precision, max_file_gb, not no_tokenizer)
+    typer.echo(export_to_hf(wanted))
+
+
+def import_checkpoint(
+    source: Annotated[Path, typer.Argument(help="Folder that `save_pretrained` wrote, with .safetensors files.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run that shall begin with these weights.")],
+    *,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Overrides one field; may be repeated.")
+    ] = None,
+    ignore_tokenizer: Annotated[
+        bool, typer.Option("--ignore-tokenizer", help="Take the weights though their tokenizer is another.")
+    ] = False,
+) -> None:
+    """Make a Hugging Face LLaMA the first checkpoint of a run: `launch` then trains on from its weights.
+
+    Example: llama-dist checkpoint import exported/tiny configs/run/tiny.yaml --set name=tiny-continued
+    """
+    from importlib.metadata import version
+
+    from llama_dist.config import load_run_config
+    from llama_dist.interop.hf_import import import_from_hf
+
+    config = load_run_config(run_file, tuple(overrides or ()))
+    revision = f"{version('llama-dist')}, imported"
+    typer.echo(import_from_hf(source, config, revision, ignore_tokenizer=ignore_tokenizer))

@@ -21,7 +21,7 @@ from data_pipeline.stream import open_stream
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress
 from llama_dist.checkpoint.save import save_checkpoint
-from llama_dist.config import OptimizerConfig, parse_run_config
+from llama_dist.config import OptimizerConfig, dump_config, parse_run_config
 from llama_dist.model.block import Block
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
@@ -178,7 +178,8 @@ def run_job(job, world):
     results = [engine.train_batch(read(step), rate) for step in range(first, last)]
     block_forwards = num_block_forwards() - forwards_before
     if job.get("save"):
-        progress = Progress(last, last * GLOBAL_BATCH * LENGTH, {}, "test", {"world_size": world.world_size}, {})
+        tokens, whole_world = last * GLOBAL_BATCH * LENGTH, {"world_size": world.world_size}
+        progress = Progress(last, tokens, dump_config(config), "test", whole_world, {})
         save_checkpoint(Path(job["save"]), engine, progress, tokenizer=b"any will do", keep_last=3)
     replicas = replicas_before_and_after_a_flip(engine) if job.get("flip") else None
     return {

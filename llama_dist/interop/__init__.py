@@ -1,0 +1,1 @@
+"""Checkpoints of other programs: Hugging Face's LLaMA, out and in."""
