@@ -159,7 +159,7 @@ def test_a_run_killed_at_many_instants_is_the_unbroken_run(write_run, num_kills,
 
     assert list_steps(storm.run.checkpoints) == list_steps(unbroken.run.checkpoints)
     last = [step_directory(one.run.checkpoints, num_steps) for one in (storm, unbroken)]
-    assert compare_checkpoints(*last).is_equal
+    assert compare_checkpoints(*last).equal
     assert losses(storm.run) == losses(unbroken.run) and len(losses(storm.run)) == num_steps
     assert samples(storm.run) == samples(unbroken.run)
     left = [path.name for path in storm.run.checkpoints.iterdir() if not path.name.startswith("step_")]
