@@ -126,6 +126,44 @@ def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
     stop_run(find_run(run, runs_directory), Console())
 
 
+@app.command("verify-resume")
+def verify_resume(
+    run_file: RunFile,
+    *,
+    cluster: ClusterFile = None,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="Optimizer steps, even; half of them come after the kill.")] = 8,
+    onto: Annotated[
+        list[str] | None,
+        typer.Option(metavar="a.b=c", help="A second topology: one field of it, on top of --set; may be repeated."),
+    ] = None,
+    onto_cluster: Annotated[
+        Path | None, typer.Option(metavar="C2.yaml", help="Cluster file of the second topology.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints of the sub-runs.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove on your own config that a killed and restarted run is the straight one: losses, samples, weights, moments.
+
+    Real launches from step 0, below the run's directory; the run itself is not touched. With --onto, the second half
+    is also done on a second topology. Exit code 0: equal; 1: different; others: a launch did not come far enough.
+
+    Example: llama-dist verify-resume configs/run/tiny.yaml --steps 12 --onto cluster.num_processes_per_node=2
+    """
+    import os
+    import sys
+
+    from launcher.launch import LaunchRequest
+    from launcher.verdict import render_verdict
+    from launcher.verify_resume import VerificationRequest, verify_resume
+
+    request = LaunchRequest(run_file, cluster, tuple(overrides or ()))
+    verification = VerificationRequest(request, steps, tuple(onto or ()), onto_cluster, keep)
+    verdict, path = verify_resume(verification, os.environ, sys.stderr if as_json else sys.stdout)
+    typer.echo(json.dumps(verdict.to_json(), indent=2) if as_json else f"{render_verdict(verdict)}\nkept in {path}")
+    raise typer.Exit(0 if verdict.result == "equal" else 1)
+
+
 @app.command()
 def demo(
     *,
