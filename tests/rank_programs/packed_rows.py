@@ -66,5 +66,5 @@ def train_on_documents_alone(config, steps, learning_rate, rows_of):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return {"losses": losses, "norms": norms, "document_losses": document_losses}
