@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from launcher.plan import Plan
 from launcher.resume_evidence import LossDifference
 
 # Another topology adds in another order. These are far above what that does in a few steps, and far below what a
@@ -113,11 +112,6 @@ class Verdict:
             **asdict(self),
             "findings": findings,
         }
-
-
-def topology_of(plan: Plan, zero_stage: int) -> Topology:
-    """Return the topology that a plan starts."""
-    return Topology(plan.world_size, plan.pp_size, zero_stage)
 
 
 def tolerance_of(precision: str) -> Tolerance:

@@ -1,6 +1,5 @@
 """A run whose rank is killed by SIGKILL is the unbroken run: losses, samples and MLflow's record. All of it real."""
 
-import json
 import os
 import random
 import signal
@@ -10,10 +9,10 @@ import time
 
 import pytest
 from mlflow.tracking import MlflowClient
+from run_evidence import losses, samples_of_each_step
 
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
-from llama_dist.metrics.spool import effective_steps, read_spool, spool_path
 
 NUM_STEPS = 60
 TWO_RANKS = ("--set", "cluster.num_processes_per_node=2")
@@ -45,25 +44,6 @@ def finish(process):
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
-
-
-def losses(run):
-    return {record.metrics.step: record.metrics.loss for record in effective_steps(read_spool(spool_path(run.metrics)))}
-
-
-def samples_of_each_step(run):
-    """Sample ids by step, of the newest attempt that did the step: those whose weights live on."""
-    newest = {}
-    for path in sorted((run.metrics / "audit").glob("rank_*.jsonl")):
-        for line in path.read_text().splitlines():
-            values = json.loads(line)
-            key = (values["step"], path.name)
-            if key not in newest or values["attempt"] >= newest[key]["attempt"]:
-                newest[key] = values
-    steps = {}
-    for (step, _), values in newest.items():
-        steps.setdefault(step, set()).update(zip(values["epochs"], values["sample_ids"], strict=True))
-    return steps
 
 
 @pytest.fixture(scope="module")

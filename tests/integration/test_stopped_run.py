@@ -126,6 +126,10 @@ def test_a_run_stopped_in_each_phase_is_the_unbroken_run(write_stoppable, corpus
     assert not list(run.checkpoints.glob(".staging_*"))
 
 
+def kinds_of_checkpoints(run):
+    return {read_manifest(step_directory(run.checkpoints, step)).kind for step in list_steps(run.checkpoints)}
+
+
 def test_a_request_a_signal_and_the_clock_save_and_the_limit_saves_and_leaves(write_stoppable, llama_dist):
     run_file = write_stoppable("asked")
     live = LiveRun(run_file, "train.num_steps=100000", "checkpoint.interval_steps=100000", "checkpoint.keep_last=100")
@@ -141,13 +145,17 @@ def test_a_request_a_signal_and_the_clock_save_and_the_limit_saves_and_leaves(wr
     live.wait_until(lambda _: len(list_steps(run.checkpoints)) == 2)
     live.stop()
 
-    limits = ("supervision.wall_clock_limit_minutes=0.25", "checkpoint.interval_minutes=0.02")
-    live = LiveRun(run_file, "train.num_steps=100000", "checkpoint.interval_steps=100000", *limits)
+    long = ("train.num_steps=100000", "checkpoint.interval_steps=100000", "checkpoint.keep_last=100")
+    live = LiveRun(run_file, *long, "checkpoint.interval_minutes=0.02")
+    live.wait_until(lambda _: "clock" in kinds_of_checkpoints(run))
+    live.stop()
+
+    before = list_steps(run.checkpoints)[-1]
+    live = LiveRun(run_file, *long, "supervision.wall_clock_limit_minutes=0.25")
     output, _ = live.process.communicate(timeout=120)
     assert live.process.returncode == 143, output
     assert "the wall-clock limit is near; newest checkpoint" in output
-    steps = list_steps(run.checkpoints)
-    kinds = {read_manifest(step_directory(run.checkpoints, step)).kind for step in steps}
-    assert "clock" in kinds and "stop" in kinds
+    newest = list_steps(run.checkpoints)[-1]
+    assert newest > before and read_manifest(step_directory(run.checkpoints, newest)).kind == "stop"
     refused = llama_dist("checkpoint", "now", run.path)
     assert refused.returncode == 78 and "is not live (stopped)" in refused.stderr
