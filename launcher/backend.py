@@ -1,27 +1,55 @@
 """The seam between supervision and whatever starts the processes of an attempt. Starts nothing itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from cluster.facts import MachineFacts
 from launcher.agent_log import WorkerFailures
 
 
 @dataclass(frozen=True)
-class AttemptSpec:
-    """All that a backend needs. The environment is the real one: never shown, never written down."""
+class NodeSpec:
+    """What one node starts. The environment is the real one: never shown, never written down."""
 
+    host: str
     command: Sequence[str]
     environment: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class AttemptSpec:
+    """All that a backend needs: one entry a node, in the order of their ranks."""
+
+    nodes: Sequence[NodeSpec]
+    num_ranks: int
     log_directory: Path
+
+
+@dataclass(frozen=True)
+class RankBeat:
+    """The last sign of life of a rank, as its own node sees it."""
+
+    host: str
+    pid: int
+    step: int
+    phase: str
+    micro_batch: int
+    """Micro-batches of the step begun."""
+
+    age_seconds: float
+    """Since the rank wrote it, by the clock of its node."""
+
+    process_state: str
+    """Letter of /proc/PID/stat: R running, S sleeping, D waiting for a disk, T stopped, Z ended; empty: not there."""
 
 
 class RunningAttempt(Protocol):
     """The processes of one attempt."""
 
     def poll(self) -> int | None:
-        """Return the agent's exit status once all its ranks have ended, None before."""
+        """Return the agents' exit status once all ranks have ended, None before. Ends the rest once one has failed."""
         ...
 
     def ask_to_stop(self) -> int:
@@ -37,8 +65,25 @@ class RunningAttempt(Protocol):
         ...
 
     def failures(self) -> WorkerFailures:
-        """Return how the ranks ended, as far as the agent knows. Only after `poll` gave a status."""
+        """Return how the ranks ended, as far as the agents know. Only after `poll` gave a status."""
         ...
+
+    def beats(self) -> Mapping[int, RankBeat]:
+        """Return the last sign of life of each rank of this attempt that gave one."""
+        ...
+
+    def stacks(self, seconds: float) -> Mapping[int, str]:
+        """Ask each rank for the stacks of its threads; answers what came within `seconds`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The machines that an attempt can have now, in the order of their ranks."""
+
+    nodes: tuple[MachineFacts, ...]
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Host to reason, for those that were asked for and cannot be had."""
 
 
 class Backend(Protocol):
@@ -48,6 +93,18 @@ class Backend(Protocol):
         """Raise ReportedError for what would make every start fail, before anything is written."""
         ...
 
+    def gather(self) -> Machines:
+        """Reach the machines; answers those that are there. Raises ReportedError where too few are."""
+        ...
+
+    def has_more_nodes(self) -> bool:
+        """Whether machines have come back since `gather`, so that the next attempt could be larger. Never waits."""
+        ...
+
     def start(self, spec: AttemptSpec) -> RunningAttempt:
-        """Start one attempt; returns as soon as its agent runs."""
+        """Start one attempt on machines that `gather` answered; returns as soon as its agents run."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the machines."""
         ...
