@@ -31,6 +31,9 @@ class RankEnd:
     recorded_code: int | None
     reason: str
     step: int | None
+    host: str = ""
+    lost_because: str = ""
+    """Why its node is lost; empty where it is not."""
 
     @property
     def code(self) -> int | None:
@@ -50,6 +53,11 @@ class Outcome:
     manifests_before: Manifests
     manifests_after: Manifests
     stop_requested: bool
+    hang: str = ""
+    """Who hung, where the attempt was ended for that."""
+
+    is_resized: bool = False
+    """Whether its ranks were asked to leave so that more nodes can join."""
 
     @property
     def step_before(self) -> int | None:
@@ -94,14 +102,17 @@ def decide(outcome: Outcome, attempts_without_progress: int, limits: Supervision
         culprit = next((end for end in _first_failed_first(outcome) if _final_code(end) == code), None)
         if culprit:
             return Finish("failed", code, describe(culprit), culprit.rank)
+    if outcome.is_resized and not outcome.stop_requested and _all_left(outcome):
+        return Retry(0.0, attempts_without_progress, "nodes have come back")
     if _was_stopped(outcome):
         return Finish("stopped", ExitCode.STOPPED, _stop_reason(outcome))
     cause = cause_of(outcome)
+    why = outcome.hang or _cause_text(cause)
     without_progress = 0 if outcome.made_progress else attempts_without_progress + 1
     if without_progress >= limits.max_attempts_without_progress:
-        reason = f"no newer checkpoint in {without_progress} attempt(s); last: {_cause_text(cause)}"
+        reason = f"no newer checkpoint in {without_progress} attempt(s); last: {why}"
         return Finish("failed", ExitCode.RETRY, reason, cause.rank if cause else None)
-    return Retry(backoff_seconds(without_progress, limits), without_progress, _cause_text(cause))
+    return Retry(backoff_seconds(without_progress, limits), without_progress, why)
 
 
 def backoff_seconds(attempts_without_progress: int, limits: SupervisionConfig) -> float:
@@ -120,12 +131,15 @@ def cause_of(outcome: Outcome) -> RankEnd | None:
     by_others = [end for end in ends if _was_killed(end)]
     silent = [end for end in ends if end.code is None]
     ended = [end for end in ends if end.code not in (None, ExitCode.DONE)]
-    return next(iter([*by_others, *ended, *killed, *silent]), None)
+    lost = [end for end in ends if end.lost_because]
+    return next(iter([*lost, *by_others, *ended, *killed, *silent]), None)
 
 
 def describe(end: RankEnd) -> str:
     """Return one line on how a rank ended, for example `rank 1 was killed by SIGKILL at step 57`."""
     at_step = "" if end.step is None else f" at step {end.step}"
+    if end.lost_because:
+        return f"rank {end.rank} was lost{at_step} with its node: {end.lost_because}"
     if end.recorded_code is not None or (end.status is not None and end.status > 0):
         return f"rank {end.rank} ended with code {end.code} ({_meaning(end.code)}){at_step}{_colon(end.reason)}"
     if end.status is not None and end.status < 0:
@@ -157,8 +171,13 @@ def _final_code(end: RankEnd) -> int | None:
 
 def _was_stopped(outcome: Outcome) -> bool:
     """Whether all ranks agreed to stop; one that reports it while a peer is missing only lost that peer."""
+    return outcome.stop_requested or _all_left(outcome)
+
+
+def _all_left(outcome: Outcome) -> bool:
+    """Whether every rank ended by itself, and not all of them at the last step."""
     codes = {end.code for end in outcome.ranks}
-    return outcome.stop_requested or (ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE})
+    return ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE}
 
 
 def _stop_reason(outcome: Outcome) -> str:

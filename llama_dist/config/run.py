@@ -232,6 +232,9 @@ class SupervisionConfig(StrictModel):
     max_backoff_seconds: Seconds = 300.0
     """Longest wait between attempts."""
 
+    wait_for_nodes_minutes: Seconds = 30.0
+    """How long a run with too few nodes waits for some to come back; then it ends with exit code 75."""
+
     process_group_timeout_seconds: Seconds = 600.0
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
 
