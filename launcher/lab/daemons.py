@@ -1,4 +1,4 @@
-"""Starts a lab's daemons, remembers them by process id and start time, and ends those of the login machine."""
+"""Starts a lab's daemons, remembers them by process id and start time, and ends them."""
 
 import contextlib
 import subprocess
@@ -24,16 +24,16 @@ _LOG_TAIL_BYTES = 2000
 
 @dataclass(frozen=True)
 class Daemon:
-    """One daemon of a lab; without a node it runs on the login machine."""
+    """One daemon of a host."""
 
     name: str
-    node: Node | None
+    node: Node
     command: tuple[str, ...]
 
     @property
     def label(self) -> str:
         """Return the name of its files, and of itself in messages."""
-        return f"{self.node.name if self.node else 'login'}.{self.name}"
+        return f"{self.node.name}.{self.name}"
 
 
 def record_path(lab_directory: Path, daemon: Daemon) -> Path:
@@ -69,7 +69,7 @@ def _start(lab: Lab, daemon: Daemon) -> "subprocess.Popen[str]":
     files = [str(record_path(lab.directory, daemon)), str(log_path(lab.directory, daemon))]
     command = [sys.executable, "-I", "-S", str(daemon_program.__file__), *files, "--", *daemon.command]
     return subprocess.Popen(
-        command_inside(daemon.node, command) if daemon.node else command,
+        command_inside(daemon.node, command),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -12,6 +12,8 @@ DEFAULT_NAME = "lab"
 MAX_NODES = 99  # two digits, so that `NAME-n99` fits the 15 characters of an interface name
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,10}")
 _NUM_SUBNETS = 250
+_LOGIN_BYTE = 254
+_CONTROLLER_BYTE = 253
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,24 @@ class Lab:
     subnet: int
     """Third byte of the lab's addresses, 10.77.SUBNET.0/24: no two labs share it."""
     nodes: tuple[Node, ...]
-    has_slurm: bool
+    controller: Node | None
+    """With Slurm, the host of its controller: jobs run on the others."""
     directory: Path
+
+    @property
+    def has_slurm(self) -> bool:
+        """Whether Slurm runs on the nodes."""
+        return self.controller is not None
+
+    @property
+    def hosts(self) -> tuple[Node, ...]:
+        """Return the nodes, and the controller if there is one."""
+        return (*self.nodes, self.controller) if self.controller else self.nodes
 
     @property
     def login_address(self) -> str:
         """Return the bridge's address: that of the root namespace, which is the login machine."""
-        return f"10.77.{self.subnet}.254"
+        return f"10.77.{self.subnet}.{_LOGIN_BYTE}"
 
     @property
     def bridge(self) -> str:
@@ -97,17 +110,14 @@ def lay_out(name: str, num_nodes: int, subnet: int, *, has_slurm: bool, root: Pa
     if not 1 <= num_nodes <= MAX_NODES:
         raise LabError(f"--nodes {num_nodes}: a lab has 1 to {MAX_NODES} nodes")
     directory = root / name
-    nodes = tuple(
-        Node(
-            name=f"node{number}",
-            namespace=f"ld-{name}-node{number}",
-            address=f"10.77.{subnet}.{number}",
-            link=f"{name}-n{number}",
-            directory=directory / f"node{number}",
-        )
-        for number in range(1, num_nodes + 1)
-    )
-    return Lab(name, subnet, nodes, has_slurm, directory)
+
+    def host(host_name: str, last_byte: int, link_suffix: str) -> Node:
+        address = f"10.77.{subnet}.{last_byte}"
+        return Node(host_name, f"ld-{name}-{host_name}", address, f"{name}-{link_suffix}", directory / host_name)
+
+    nodes = tuple(host(f"node{number}", number, f"n{number}") for number in range(1, num_nodes + 1))
+    controller = host("control", _CONTROLLER_BYTE, "ctl") if has_slurm else None
+    return Lab(name, subnet, nodes, controller, directory)
 
 
 def check_name(name: str) -> None:
@@ -125,12 +135,12 @@ def bridge_name(lab_name: str) -> str:
 
 def namespace_pattern(lab_name: str) -> re.Pattern[str]:
     """Match the namespaces of that lab alone."""
-    return re.compile(rf"ld-{re.escape(lab_name)}-node\d+")
+    return re.compile(rf"ld-{re.escape(lab_name)}-(node\d+|control)")
 
 
 def link_pattern(lab_name: str) -> re.Pattern[str]:
     """Match the links and the bridge of that lab alone."""
-    return re.compile(rf"{re.escape(lab_name)}-(n\d+|br)")
+    return re.compile(rf"{re.escape(lab_name)}-(n\d+|ctl|br)")
 
 
 def free_subnet(addresses: Collection[str], taken: Collection[int]) -> int:

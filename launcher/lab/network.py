@@ -21,7 +21,7 @@ def build_network(lab: Lab, login_host_name: str) -> None:
     run_step(step, ["ip", "link", "add", lab.bridge, "type", "bridge"])
     run_step(step, ["ip", "address", "add", f"{lab.login_address}/24", "dev", lab.bridge])
     run_step(step, ["ip", "link", "set", lab.bridge, "up"])
-    for node in lab.nodes:
+    for node in lab.hosts:
         _write_hosts(lab, node, login_host_name)
         _build_node(lab, node)
 

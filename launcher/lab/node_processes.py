@@ -26,6 +26,8 @@ def end_processes_in(namespace: str) -> int:
 
     Raises LabError if some do not end.
     """
+    if _identity(_NAMESPACES / namespace) == _identity(Path("/proc/self/ns/net")):
+        raise LabError(f"lab: {namespace} is this machine's own network: nothing was ended")
     ended: set[int] = set()
     deadline = time.monotonic() + _END_SECONDS
     while pids := pids_in(namespace):

@@ -11,6 +11,7 @@ from launcher.lab.layout import DEFAULT_NAME, Lab, Node
 from launcher.lab.network import build_network
 from launcher.lab.node_daemons import node_daemons
 from launcher.lab.programs import check_machine
+from launcher.lab.slurm_hosts import start_controller, wait_for_slurm, write_slurm_files
 from launcher.lab.ssh_hosts import wait_for_ssh, write_ssh_files
 from launcher.lab.state import reserve_lab
 from llama_dist.config import write_yaml
@@ -23,6 +24,8 @@ def up(name: str = DEFAULT_NAME, *, num_nodes: int = 3, with_slurm: bool = False
     try:
         _write_files(lab)
         build_network(lab, socket.gethostname())
+        if with_slurm:
+            start_controller(lab)
         bring_up_nodes(lab, lab.nodes)
     except BaseException:
         down(name)
@@ -41,14 +44,19 @@ def running_lab(name: str, *, num_nodes: int = 3, with_slurm: bool = False) -> I
 
 
 def _write_files(lab: Lab) -> None:
-    for directory in ("daemons", "logs", *(node.name for node in lab.nodes)):
+    for directory in ("daemons", "logs", *(node.name for node in lab.hosts)):
         (lab.directory / directory).mkdir()
     write_ssh_files(lab)
     lab.hostfile.write_text(user_files.hostfile_text(lab), encoding="utf-8")
     write_yaml(lab.ssh_cluster_file, user_files.ssh_cluster(lab))
+    if lab.has_slurm:
+        write_slurm_files(lab)
+        write_yaml(lab.cluster_file, user_files.slurm_cluster())
 
 
 def bring_up_nodes(lab: Lab, nodes: Sequence[Node]) -> None:
     """Start what does not run on these nodes, and wait until they answer."""
     start_daemons(lab, [daemon for node in nodes for daemon in node_daemons(lab, node)])
     wait_for_ssh(lab, nodes)
+    if lab.has_slurm:
+        wait_for_slurm(lab, nodes)

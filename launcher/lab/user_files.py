@@ -9,7 +9,7 @@ def hosts_text(lab: Lab, login_host_name: str) -> str:
     """Return the nodes' /etc/hosts. The login machine has its own name too: programs announce themselves by it."""
     login_names = dict.fromkeys(["login", login_host_name])
     lines = ["127.0.0.1 localhost", f"{lab.login_address} {' '.join(login_names)}"]
-    lines += [f"{node.address} {node.name}" for node in lab.nodes]
+    lines += [f"{node.address} {node.name}" for node in lab.hosts]
     return "\n".join(lines) + "\n"
 
 
