@@ -26,8 +26,13 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Held by the supervisor of the live run."""
+        """Held by the supervisor of the live run, on its host."""
         return self.path / "lock"
+
+    @property
+    def leases(self) -> Path:
+        """Directory with the lease of the live run's supervisor, which holds over all hosts."""
+        return self.path / "leases"
 
     @property
     def supervisor(self) -> Path:
@@ -43,6 +48,11 @@ class RunDirectory:
     def save_request(self) -> Path:
         """Exists while a checkpoint is asked for by `llama-dist checkpoint now`; rank 0 removes it as it begins one."""
         return self.path / "save_request.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """JSON, while a stop is asked for by `llama-dist stop`; the supervisor removes it as it takes it up."""
+        return self.path / "stop_request.json"
 
     @property
     def metrics(self) -> Path:
@@ -80,6 +90,10 @@ class RunDirectory:
     def attempt_config(self, number: int) -> Path:
         """The resolved config that the attempt's ranks read."""
         return self.attempt(number) / "config.yaml"
+
+    def attempt_end(self, number: int) -> Path:
+        """JSON: how an attempt ended, written by the supervisor once its ranks are gone."""
+        return self.attempt(number) / "exit.json"
 
     def exit_record(self, number: int, rank: int) -> Path:
         """JSON that a rank leaves when it ends by itself: exit_code, reason, step, host, time."""

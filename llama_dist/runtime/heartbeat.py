@@ -8,12 +8,17 @@ from pathlib import Path
 
 import psutil
 
+from llama_dist.runtime.fence import NO_FENCE, Fence
+
 
 class Heartbeat:
-    """Writes `heartbeats/rank_NNNNN.json` of one rank. A failed write is dropped: it must not end the training."""
+    """Writes `heartbeats/rank_NNNNN.json` of one rank. A failed write is dropped: it must not end the training.
 
-    def __init__(self, path: Path, attempt: int) -> None:
-        self._path = path
+    Behind a closed fence nothing is written: the file is a newer attempt's.
+    """
+
+    def __init__(self, path: Path, attempt: int, fence: Fence = NO_FENCE) -> None:
+        self._path, self._fence = path, fence
         self._identity = {
             "pid": os.getpid(),
             # With the start time, a recorded pid can never be taken for a later process that got the same number.
@@ -27,6 +32,8 @@ class Heartbeat:
     def beat(self, step: int, phase: str) -> None:
         """Record that this rank has done `step` updates and now is in `phase`."""
         self.step, self.phase = step, phase
+        if self._fence.is_closed():
+            return
         values = {**self._identity, "step": step, "phase": phase, "time": time.time()}
         beside = self._path.with_suffix(".new")
         try:
