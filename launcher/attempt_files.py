@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.changes import Change
+from launcher.ends import Outcome
 from launcher.plan import Plan, log_directory
-from launcher.policy import Outcome
 from launcher.records import write_json
 from llama_dist.config import RunConfig, RunDirectory, dump_config, load_run_config, write_yaml
 

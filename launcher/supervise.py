@@ -12,8 +12,11 @@ from launcher.agent_log import read_tail
 from launcher.attempt_files import next_attempt, write_exit
 from launcher.backend import AttemptSpec, Backend, RunningAttempt
 from launcher.console import Console, Follower
+from launcher.ends import Manifests, Outcome, RankEnd
+from launcher.errors import LeaseLostError
+from launcher.lease import Lease
 from launcher.plan import log_directory
-from launcher.policy import Finish, Manifests, Outcome, RankEnd, Retry, decide
+from launcher.policy import Finish, Past, Retry, decide
 from launcher.records import State, SupervisorRecord, read_exit_records, read_heartbeats, write_supervisor
 from launcher.stop_request import StopRequest
 from llama_dist.checkpoint.manifest import MANIFEST_NAME, list_steps, step_directory
@@ -37,9 +40,10 @@ class Supervised:
 
 
 class Supervisor:
-    """Supervises one launch of a run. The caller holds the run's lock."""
+    """Supervises one launch of a run, as long as it holds the run's lease. Raises LeaseLostError when that is lost."""
 
-    def __init__(self, launch: Supervised, stop: StopRequest, console: Console) -> None:
+    def __init__(self, launch: Supervised, stop: StopRequest, console: Console, lease: Lease) -> None:
+        self._lease = lease
         self._launch = launch
         self._run = launch.run
         self._stop = stop
@@ -49,22 +53,24 @@ class Supervisor:
 
     def supervise(self) -> int:
         """Run attempts to the end; answers the exit code of the run."""
-        without_progress = 0
+        past = Past()
         while True:
             started = time.time()
             outcome = self._run_attempt()
-            decision = decide(outcome, without_progress, self._launch.config.supervision)
+            decision = decide(outcome, past, self._launch.config.supervision)
             self._record_exit(decision, outcome, started)
             if isinstance(decision, Finish):
                 return self._finish(decision, outcome)
-            without_progress = decision.attempts_without_progress
+            past = decision.past
             self._announce(decision, outcome)
             if self._stop.wait(decision.delay_seconds):
                 reason = f"asked to stop ({self._stop.signal_name}) between attempts; the newest checkpoint is kept"
                 return self._finish(Finish("stopped", ExitCode.STOPPED, reason), outcome)
 
     def write_state(self, state: State, reason: str, exit_code: int | None = None) -> None:
-        """Replace `supervisor.json`."""
+        """Replace `supervisor.json`. Raises LeaseLostError where it is another supervisor's by now."""
+        self._lease.attempt = self._attempt
+        self._lease.check()
         record = SupervisorRecord(
             pid=os.getpid(),
             create_time=self._create_time,
@@ -98,14 +104,17 @@ class Supervisor:
         output = Follower(spec.log_directory / "rank_00000.out", self._console)
         deadline = float("inf")
         while (status := attempt.poll()) is None:
+            if self._lease.is_lost:
+                raise LeaseLostError(self._lease.lost_because)  # the caller ends the ranks
             output.show_new()
+            self._stop.look()
             if self._stop.take_save():
                 self._console.say(f"asked to save (SIGUSR1): {attempt.ask_to_save()} rank(s) save and go on")
-            if self._stop.is_asked and deadline == float("inf"):
+            if self._stop.is_asked and not self._stop.is_urgent and deadline == float("inf"):
                 deadline = time.monotonic() + self._launch.config.supervision.stop_grace_seconds
                 self._ask_to_stop(attempt)
-            if time.monotonic() > deadline or self._stop.count > 1:
-                self._console.say("ending the ranks without waiting any longer; the newest checkpoint is kept")
+            if time.monotonic() > deadline or self._stop.is_urgent:
+                self._console.say("ending the ranks without waiting for a save; the newest checkpoint is kept")
                 attempt.end_now()
             time.sleep(_POLL_SECONDS)
         output.show_new()
@@ -126,14 +135,18 @@ class Supervisor:
         ends = []
         for rank in range(self._launch.num_ranks):
             record, beat = records.get(rank), beats.get(rank)
-            last_step = beat.step if beat and beat.attempt == self._attempt else None
+            if beat and beat.attempt != self._attempt:
+                beat = None
             ends.append(
                 RankEnd(
                     rank=rank,
                     status=failures.statuses.get(rank),
                     recorded_code=record.exit_code if record else None,
                     reason=record.reason if record else "",
-                    step=record.step if record else last_step,
+                    step=record.step if record else beat.step if beat else None,
+                    host=record.host if record else beat.host if beat else "",
+                    lost_because=failures.lost.get(rank, ""),
+                    error=record.error if record else "",
                 )
             )
         return Outcome(
@@ -143,16 +156,19 @@ class Supervisor:
             manifests_before=before,
             manifests_after=self._manifests(),
             stop_requested=self._stop.is_asked,
+            oom_kills=failures.oom_kills,
         )
 
     def _record_exit(self, decision: Finish | Retry, outcome: Outcome, started: float) -> None:
         values = {
             "exit_code": int(decision.exit_code if isinstance(decision, Finish) else ExitCode.RETRY),
             "reason": decision.reason,
+            "cause": decision.cause,
             "next": decision.state if isinstance(decision, Finish) else "retry",
             "started": started,
             "ended": time.time(),
         }
+        self._lease.check()
         write_exit(self._run, self._attempt, outcome, values)
 
     def _announce(self, decision: Retry, outcome: Outcome) -> None:

@@ -226,11 +226,18 @@ class SupervisionConfig(StrictModel):
     max_attempts_without_progress: Count = 3
     """Attempts in a row that may end without a newer checkpoint; then the run stops with the reason."""
 
+    max_attempts: Count | None = None
+    """Attempts of one launch, with and without progress; then the run ends and waits for a person. Null sets no limit."""
+
     first_backoff_seconds: Seconds = 1.0
     """Wait before the first new attempt; doubles with each further one without progress."""
 
     max_backoff_seconds: Seconds = 300.0
     """Longest wait between attempts."""
+
+    lease_seconds: Annotated[float, Field(ge=1)] = 60.0
+    """How long the supervisor's lease on the run outlives its last renewal. After this a launch on another host takes the
+    run over; a supervisor that cannot reach the run's directory for 80 % of it ends its ranks and itself."""
 
     process_group_timeout_seconds: Seconds = 600.0
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
