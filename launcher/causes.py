@@ -16,6 +16,7 @@ class Cause(StrEnum):
     LOST_NODE = "lost node"
     TIMED_OUT = "communication timed out"
     LOST_PEER = "lost peer"
+    HANG = "hang"
     REPLICAS_DIFFER = "replicas differ"
     DIVERGED = "diverged"
     BAD_CONFIG = "bad config"
@@ -23,6 +24,7 @@ class Cause(StrEnum):
     DISK = "disk"
     BUG = "bug in llama-dist"
     NOT_STARTED = "the trainer did not start"
+    RESIZED = "more nodes"
     SUPERSEDED = "superseded by a newer attempt"
     UNKNOWN = "unknown"
 
@@ -67,6 +69,14 @@ def blamed(outcome: Outcome) -> RankEnd | None:
     return starved or culprit_of(outcome)
 
 
+def cause_of_attempt(outcome: Outcome) -> Cause:
+    """Name what ended an attempt that was neither done nor stopped."""
+    if outcome.hang:
+        return Cause.HANG
+    culprit = blamed(outcome)
+    return Cause.NOT_STARTED if culprit is None else cause_of_end(culprit, outcome)
+
+
 def cause_of_end(end: RankEnd, outcome: Outcome) -> Cause:
     """Name what ended this rank."""
     if end.lost_because:
@@ -77,9 +87,8 @@ def cause_of_end(end: RankEnd, outcome: Outcome) -> Cause:
         return _cause_of_silent(end, outcome)
     if end.error in _BY_ERROR:
         return _BY_ERROR[end.error]
-    return _cause_in_text(end) or next(
-        (cause for code, cause in _BY_CODE.items() if code == end.code), Cause.NOT_STARTED
-    )
+    by_code = next((cause for code, cause in _BY_CODE.items() if code == end.code), Cause.NOT_STARTED)
+    return _cause_in_text(end) or by_code
 
 
 def is_out_of_memory(end: RankEnd) -> bool:

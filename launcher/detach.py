@@ -1,5 +1,6 @@
 """Starts a launch in a session of its own, and returns once its supervisor is up. Supervises nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,9 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launcher.agent_log import read_tail
+from launcher.backends import backend_of
 from launcher.console import Console
 from launcher.edge import run_at_edge
-from launcher.execute import backend_of, create_run_directory, execute
+from launcher.execute import create_run_directory, execute
 from launcher.launch import Launch, LaunchRequest, check_launch
 from launcher.records import read_supervisor
 from launcher.run_lock import lock_run
@@ -24,13 +26,13 @@ def launch_detached(launch: Launch, console: Console) -> int:
 
     What can be refused is refused here first, where the user sees it. Raises ReportedError.
     """
-    backend = backend_of(launch)
-    if not launch.run.path.exists():
-        backend.check()
-    create_run_directory(launch.run)
-    with lock_run(launch.run, launch.config.supervision.lease_seconds, console.say):
-        launch.find_changes()
-        backend.check()
+    with contextlib.closing(backend_of(launch)) as backend:
+        if not launch.run.path.exists():
+            backend.check()
+        create_run_directory(launch.run)
+        with lock_run(launch.run, launch.config.supervision.lease_seconds, console.say):
+            launch.find_changes()
+            backend.check()
     log = launch.run.path / "launch.log"
     start = log.stat().st_size if log.exists() else 0
     process = _start(launch.request, log)

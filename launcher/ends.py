@@ -57,6 +57,12 @@ class Outcome:
     manifests_after: Manifests
     stop_requested: bool
 
+    hang: str = ""
+    """Who hung, where the attempt was ended for that."""
+
+    is_resized: bool = False
+    """Whether its ranks were asked to leave so that more nodes can join."""
+
     oom_kills: Mapping[str, int] = field(default_factory=dict)
     """By host, processes that its kernel ended for want of memory while the attempt ran."""
 
@@ -77,6 +83,15 @@ class Outcome:
     def made_progress(self) -> bool:
         """Whether the attempt saved a checkpoint, be it of an older step than a damaged one that lies there still."""
         return bool(self.manifests_after - self.manifests_before)
+
+    @property
+    def all_left(self) -> bool:
+        """Whether every rank ended by itself, and not all of them at the last step.
+
+        One that reports a stop while a peer is missing only lost that peer.
+        """
+        codes = {end.code for end in self.ranks}
+        return ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE}
 
     @property
     def num_hosts(self) -> int:

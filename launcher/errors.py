@@ -20,3 +20,9 @@ class RunDirectoryError(ReportedError):
     """The run directory cannot be written or read."""
 
     exit_code = ExitCode.STORAGE
+
+
+class TooFewNodesError(ReportedError):
+    """Fewer nodes answer than an attempt needs. They may come back."""
+
+    exit_code = ExitCode.RETRY

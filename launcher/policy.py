@@ -4,7 +4,7 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from launcher.causes import Cause, advice_on, blamed, cause_of_end, is_out_of_memory, last_line
+from launcher.causes import Cause, advice_on, blamed, cause_of_attempt, cause_of_end, is_out_of_memory, last_line
 from launcher.ends import Outcome, RankEnd
 from llama_dist.config import SupervisionConfig
 from llama_dist.exit_codes import ExitCode
@@ -60,7 +60,7 @@ def decide(outcome: Outcome, past: Past, limits: SupervisionConfig) -> Retry | F
     """Decide on exit codes, causes and progress alone; `past` is that before this attempt."""
     if outcome.agent_status == 0:
         return Finish("done", ExitCode.DONE, "reached its last step")
-    return _final(outcome) or _stopped(outcome) or _retry_or_give_up(outcome, past, limits)
+    return _final(outcome) or _resized(outcome, past) or _stopped(outcome) or _retry_or_give_up(outcome, past, limits)
 
 
 def backoff_seconds(attempts_without_progress: int, limits: SupervisionConfig) -> float:
@@ -74,7 +74,7 @@ def describe(end: RankEnd, *, with_host: bool = False) -> str:
     who = f"rank {end.rank} on {end.host}" if with_host and end.host else f"rank {end.rank}"
     at_step = "" if end.step is None else f" at step {end.step}"
     if end.lost_because:
-        return f"{who} was lost{at_step}: {end.lost_because}"
+        return f"{who} was lost{at_step} with its node: {end.lost_because}"
     if end.recorded_code is not None or (end.status is not None and end.status > 0):
         meaning = "out of memory" if is_out_of_memory(end) else _meaning(end.code)
         return f"{who} ended with code {end.code} ({meaning}){at_step}{_colon(end.reason)}"
@@ -96,19 +96,24 @@ def _final(outcome: Outcome) -> Finish | None:
     return None
 
 
+def _resized(outcome: Outcome, past: Past) -> Retry | None:
+    """Return the next attempt, at once, of a run whose ranks left so that more nodes can join."""
+    if outcome.is_resized and not outcome.stop_requested and outcome.all_left:
+        return Retry(0.0, replace(past, attempts=past.attempts + 1), "nodes have come back", Cause.RESIZED)
+    return None
+
+
 def _stopped(outcome: Outcome) -> Finish | None:
-    """Whether all ranks agreed to stop; one that reports it while a peer is missing only lost that peer."""
-    codes = {end.code for end in outcome.ranks}
-    if outcome.stop_requested or (ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE}):
+    """Return the end of a run that was stopped, where it was asked for or all ranks agreed on it."""
+    if outcome.stop_requested or outcome.all_left:
         return Finish("stopped", ExitCode.STOPPED, _stop_reason(outcome))
     return None
 
 
 def _retry_or_give_up(outcome: Outcome, past: Past, limits: SupervisionConfig) -> Retry | Finish:
-    culprit = blamed(outcome)
-    cause = Cause.NOT_STARTED if culprit is None else cause_of_end(culprit, outcome)
+    culprit, cause = blamed(outcome), cause_of_attempt(outcome)
     now = _past_after(outcome, past, cause)
-    told = _with_advice(_cause_text(outcome, culprit, cause), cause)
+    told = _with_advice(outcome.hang or _cause_text(outcome, culprit, cause), cause)
     rank = culprit.rank if culprit else None
     if now.killed_for_memory > _MOST_KILLS_FOR_MEMORY:
         return Finish("failed", ExitCode.BAD_INPUT, f"{told} ({now.killed_for_memory} times in a row)", rank, cause)

@@ -64,11 +64,15 @@ Record = TypeVar("Record")
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Replace `path` atomically, readable by its owner alone."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` atomically, readable by its owner alone."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=2)
-        file.write("\n")
+        file.write(text)
     beside.replace(path)
 
 

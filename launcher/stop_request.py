@@ -82,7 +82,11 @@ class StopRequest:
             with contextlib.suppress(OSError):
                 self._path.unlink()
 
-    def ask_for_save(self, _number: int, _frame: FrameType | None = None) -> None:
+    def ask_by_name(self, name: str) -> None:
+        """Take a signal that a scheduler sent to another process of the run."""
+        self.ask(signal.Signals[name])
+
+    def ask_for_save(self, _number: int = signal.SIGUSR1, _frame: FrameType | None = None) -> None:
         """Take a signal to save."""
         self._save_is_asked = True
 

@@ -227,7 +227,7 @@ class SupervisionConfig(StrictModel):
     """Attempts in a row that may end without a newer checkpoint; then the run stops with the reason."""
 
     max_attempts: Count | None = None
-    """Attempts of one launch, with and without progress; then the run ends and waits for a person. Null sets no limit."""
+    """Attempts of one launch, with and without progress; then the run ends. Null sets no limit."""
 
     first_backoff_seconds: Seconds = 1.0
     """Wait before the first new attempt; doubles with each further one without progress."""
@@ -236,8 +236,11 @@ class SupervisionConfig(StrictModel):
     """Longest wait between attempts."""
 
     lease_seconds: Annotated[float, Field(ge=1)] = 60.0
-    """How long the supervisor's lease on the run outlives its last renewal. After this a launch on another host takes the
-    run over; a supervisor that cannot reach the run's directory for 80 % of it ends its ranks and itself."""
+    """How long the supervisor's lease on the run outlives its last renewal. After this a launch on another host takes
+    the run over; a supervisor that cannot reach the run's directory for 80 % of it ends its ranks and itself."""
+
+    wait_for_nodes_minutes: Seconds = 30.0
+    """How long a run with too few nodes waits for some to come back; then it ends with exit code 75."""
 
     process_group_timeout_seconds: Seconds = 600.0
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""

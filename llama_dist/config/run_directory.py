@@ -79,6 +79,11 @@ class RunDirectory:
         return self.heartbeats / f"rank_{rank:05d}.json"
 
     @property
+    def nodes(self) -> Path:
+        """Directory with a lock and a sign of life of each node's agent, where there are several nodes."""
+        return self.path / "nodes"
+
+    @property
     def attempts(self) -> Path:
         """Directory of the attempts."""
         return self.path / "attempts"
