@@ -6,7 +6,7 @@ Reading never fails on a file that is absent, half-written or of another shape: 
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -43,6 +43,7 @@ class Heartbeat:
     step: int
     phase: str
     time: float
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,13 @@ def _rank_files(directory: Path) -> list[tuple[int, Path]]:
 
 
 def _read(kind: type[Record], path: Path) -> Record | None:
-    """Build the record from the file's fields, None where one is absent or of another type."""
+    """Build the record from the file's fields, None where one without a default is absent, or one of another type."""
     values = read_json(path)
     if values is None:
         return None
     try:
-        return kind(**{field.name: _READERS[field.type](values[field.name]) for field in fields(kind)})
+        known = [field for field in fields(kind) if field.name in values or field.default is MISSING]
+        return kind(**{field.name: _READERS[field.type](values[field.name]) for field in known})
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 
 from llama_dist.config import RunDirectory
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)

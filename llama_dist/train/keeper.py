@@ -26,7 +26,7 @@ from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.writer import CheckpointWriter, Written
 from llama_dist.config import RunConfig, RunDirectory, dump_config
 from llama_dist.parallel.engine import Engine
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)

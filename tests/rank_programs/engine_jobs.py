@@ -27,7 +27,8 @@ from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.engine import MicroBatch
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World, process_group
+from llama_dist.runtime.process_group import process_group
+from llama_dist.runtime.world import World
 from llama_dist.train.batches import TrainingBatches
 from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import Position

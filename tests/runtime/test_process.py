@@ -13,12 +13,14 @@ import pytest
 
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import PeerLostError, World, peers_named
+from llama_dist.runtime.process_group import PeerLostError, peers_named
 from llama_dist.runtime.stop import StopAskedError, StopRequest
+from llama_dist.runtime.world import World
 
 PROGRAM = """
 import os, sys, time
-from llama_dist.runtime.process_group import World, all_gather_json, any_rank, broadcast_json
+from llama_dist.runtime.process_group import all_gather_json, any_rank, broadcast_json
+from llama_dist.runtime.world import World
 from llama_dist.runtime.process_group import peers_named, process_group
 world = World.from_environment()
 with peers_named(world, lambda: "in the test"), process_group(world, timeout_seconds=20):

@@ -14,8 +14,8 @@ from llama_dist.metrics import Meter
 from llama_dist.parallel.engine import StepResult
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.decision import Decisions
 from llama_dist.train.keeper import Position
