@@ -89,10 +89,6 @@ class RunDirectory:
         """Text: where the threads of a rank stood, each time that it was asked by SIGUSR2."""
         return self.attempt(number) / "stacks" / f"rank_{rank:05d}.txt"
 
-    def hang(self, number: int) -> Path:
-        """JSON: why the attempt was taken for hung, and what each rank was seen to do; absent if it was not."""
-        return self.attempt(number) / "hang.json"
-
 
 def set_aside_path(directory: Path, attempt: int) -> Path:
     """Where a run that begins anew with `attempt` keeps what its directory held until then."""
