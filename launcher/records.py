@@ -43,6 +43,7 @@ class Heartbeat:
     step: int
     phase: str
     time: float
+    micro_batch: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,12 @@ def read_supervisor(path: Path) -> SupervisorRecord | None:
 
 def read_heartbeats(directory: Path) -> dict[int, Heartbeat]:
     """Read the newest sign of life of each rank, of whichever attempt."""
-    return {rank: beat for rank, path in _rank_files(directory) if (beat := read_record(Heartbeat, path))}
+    return {rank: beat for rank, path in _rank_files(directory) if (beat := read_heartbeat(path))}
+
+
+def read_heartbeat(path: Path) -> Heartbeat | None:
+    """Read the newest sign of life of one rank."""
+    return read_record(Heartbeat, path)
 
 
 def read_exit_records(directory: Path) -> dict[int, ExitRecord]:
@@ -118,12 +124,17 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
 def process_is_alive(pid: int, create_time: float) -> bool:
     """Whether that very process runs, not a later one that was given the same pid."""
+    return process_state(pid, create_time) not in ("", "Z")
+
+
+def process_state(pid: int, create_time: float) -> str:
+    """Return the letter of /proc/PID/stat; empty where that very process is gone, whoever has its pid now."""
     try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - create_time) < _SAME_START_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+        is_same = abs(psutil.Process(pid).create_time() - create_time) < _SAME_START_SECONDS
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace") if is_same else ""
+    except (psutil.Error, OSError):
+        return ""
+    return stat.rpartition(")")[2].strip()[:1]  # the name before it may hold blanks and brackets
 
 
 def _rank_files(directory: Path) -> list[tuple[int, Path]]:

@@ -10,7 +10,8 @@ from torch import distributed
 
 from llama_dist.checkpoint.manifest import CheckpointError
 from llama_dist.runtime.fence import FencedError
-from llama_dist.runtime.process_group import World, all_gather_json
+from llama_dist.runtime.process_group import all_gather_json
+from llama_dist.runtime.world import World
 
 _SHORTEST_TIMEOUT_SECONDS = 1800.0
 """A rank may be this much slower than another in writing its file; one that died is noticed at once."""

@@ -245,6 +245,18 @@ class SupervisionConfig(StrictModel):
     process_group_timeout_seconds: Seconds = 600.0
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
 
+    hang_timeout_min_seconds: Seconds | None = 10.0
+    """How long training may stand still before the attempt is taken for hung, or three median steps if that is longer;
+    null never judges a step. It counts from the fifth step of an attempt on: the first ones have
+    `start_timeout_seconds`."""
+
+    start_timeout_seconds: Seconds | None = 1800.0
+    """How long an attempt may stand still while it starts, loads a checkpoint and compiles in its first steps; null
+    waits for ever."""
+
+    slow_phase_timeout_seconds: Seconds | None = 1800.0
+    """How long an attempt may stand still while it evaluates or saves; null waits for ever."""
+
     stop_grace_seconds: Seconds = 120.0
     """How long a stopped run may take to save before its ranks are ended."""
 

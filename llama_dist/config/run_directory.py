@@ -75,7 +75,7 @@ class RunDirectory:
         return self.path / "heartbeats"
 
     def heartbeat(self, rank: int) -> Path:
-        """JSON: pid, create_time, host, attempt, step, phase, time of one rank."""
+        """JSON: pid, create_time, host, attempt, step, phase, micro_batch, time of one rank."""
         return self.heartbeats / f"rank_{rank:05d}.json"
 
     @property
@@ -103,6 +103,10 @@ class RunDirectory:
     def exit_record(self, number: int, rank: int) -> Path:
         """JSON that a rank leaves when it ends by itself: exit_code, reason, step, host, time."""
         return self.attempt(number) / "exits" / f"rank_{rank:05d}.json"
+
+    def stacks(self, number: int, rank: int) -> Path:
+        """Text: where the threads of a rank stood, each time that it was asked by SIGUSR2."""
+        return self.attempt(number) / "stacks" / f"rank_{rank:05d}.txt"
 
 
 def set_aside_path(directory: Path, attempt: int) -> Path:

@@ -13,8 +13,9 @@ from llama_dist.config import RunDirectory
 from llama_dist.exit_codes import ExitCode
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.stacks import dump_stacks_on_signal
 from llama_dist.runtime.stop import StopAskedError, StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 
 
@@ -26,6 +27,9 @@ def main() -> None:
     sys.modules["mlflow"] = None  # type: ignore[assignment]
     attempt = _parse_arguments()
     heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number, attempt.fence)
+    # Before the imports that take seconds: a start that hangs is to be seen, and to say where.
+    heartbeat.beat(0, "starting")
+    dump_stacks_on_signal(attempt.run.stacks(attempt.number, attempt.world.rank))
     end = _run(attempt, heartbeat)
     if not attempt.fence.is_closed():
         with contextlib.suppress(OSError):  # on a full disk the exit code alone must do

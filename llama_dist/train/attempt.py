@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from llama_dist.config import RunDirectory
 from llama_dist.runtime.fence import Fence
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from llama_dist.checkpoint.writer import CheckpointWriter, Written
 from llama_dist.config import CheckpointConfig, RunConfig, RunDirectory, dump_config
 from llama_dist.parallel.engine import Engine
 from llama_dist.runtime.fence import NO_FENCE, Fence
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World, peers_named, process_group
+from llama_dist.runtime.process_group import peers_named, process_group
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
 from llama_dist.train.decision import Decisions
@@ -38,7 +39,6 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | No
     Raises ReportedError, and StopAskedError where a stop comes before the first step.
     """
     run, world, tell = attempt.run, attempt.world, _teller(attempt.world)
-    heartbeat.beat(0, "starting")
     config = parse_run_config(read_yaml(run.attempt_config(attempt.number)), where=str(run.config))
     check_rules(config, world.world_size)
     grid = Grid(world.rank, world.world_size, config.parallel.pipeline_stages)
