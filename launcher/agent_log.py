@@ -25,9 +25,6 @@ class WorkerFailures:
     statuses: dict[int, int] = field(default_factory=dict)
     first_failed_rank: int | None = None
     lost: dict[int, str] = field(default_factory=dict)
-    """Ranks of nodes that were lost, and why."""
-
-    lost: dict[int, str] = field(default_factory=dict)
     """Ranks of nodes that were lost, with the reason, for example `node2 did not answer for 10 s`."""
 
     oom_kills: dict[str, int] = field(default_factory=dict)

@@ -143,7 +143,7 @@ class Supervisor:
 
     def _watch(self, attempt: RunningAttempt, spec: AttemptSpec) -> Watched:
         supervision = self._launch.config.supervision
-        guard = HangGuard(HangWatch(supervision), attempt, self._run.attempt(self._attempt))
+        guard = HangGuard(HangWatch(supervision, spec.num_ranks), attempt, self._run.attempt(self._attempt))
         output = Follower(spec.log_directory / "rank_00000.out", self._console)
         watch = AttemptWatch(attempt, self._launch.backend, self._stop, self._console, self._lease)
         return watch.watch(output, supervision.stop_grace_seconds, guard.look)

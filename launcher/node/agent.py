@@ -109,7 +109,7 @@ class NodeAgent:
         self._say("hello", facts=facts_to_json(facts), code=describe_installation())
 
     def _sit(self, message: Message) -> None:
-        """Make this the only agent of the node in the run. An older one, cut off from its supervisor, ends by itself."""
+        """Make this the only agent of the node in the run. An older one, cut off from its supervisor, ends itself."""
         self._run = RunDirectory(Path(message["run_directory"]))
         try:
             self._seat = self._seat or Seat.take(self._run, self._host, message["nonce"])
