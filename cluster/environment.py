@@ -37,6 +37,8 @@ _SECRET_NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)(API_?)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 MASK = "***"
+FLIGHT_RECORDER_STEM = "collectives_rank_"
+"""The recorder of a rank writes the file `<stem><rank>`, and listens to the pipe `<stem><rank>.pipe`, of its logs."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,12 @@ def _cpu() -> list[Variable]:
 
 
 def _cuda(log_directory: Path, interface: str) -> list[Variable]:
+    stem = str(log_directory / FLIGHT_RECORDER_STEM)
     return [
         *([Variable("NCCL_SOCKET_IFNAME", interface, f"NCCL's bootstrap; {_why(interface)}")] if interface else []),
         Variable("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3", "a collective that failed ends the rank instead of hanging"),
         Variable("TORCH_FR_BUFFER_SIZE", "2000", "flight recorder: the last 2000 collectives of each rank"),
         Variable("TORCH_NCCL_DUMP_ON_TIMEOUT", "1", "a time-out writes the flight recorder down"),
-        Variable("TORCH_FR_DUMP_TEMP_FILE", str(log_directory / "collectives_rank_"), "beside the rank's log"),
+        Variable("TORCH_FR_DUMP_TEMP_FILE", stem, "beside the rank's log"),
+        Variable("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", stem, "the supervisor asks through it what a hung rank waits for"),
     ]

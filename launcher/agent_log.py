@@ -20,12 +20,15 @@ _TAIL_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class WorkerFailures:
-    """Statuses of the workers that did not end with 0, by rank; negative for a signal."""
+    """How the workers ended that did not end with 0: `statuses` by rank, negative for a signal."""
 
     statuses: dict[int, int] = field(default_factory=dict)
     first_failed_rank: int | None = None
     lost: dict[int, str] = field(default_factory=dict)
-    """Ranks of nodes that were lost, and why."""
+    """Ranks of nodes that were lost, with the reason, for example `node2 did not answer for 10 s`."""
+
+    oom_kills: dict[str, int] = field(default_factory=dict)
+    """By host, processes that its kernel ended for want of memory while the attempt ran."""
 
 
 def parse_agent_log(text: str, ended_pids: Collection[int] = ()) -> WorkerFailures:

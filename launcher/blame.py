@@ -2,7 +2,8 @@
 
 from collections.abc import Collection
 
-from launcher.policy import Outcome, cause_of
+from launcher.causes import blamed
+from launcher.ends import Outcome
 
 _FAILURES_TOO_MANY = 2
 
@@ -16,7 +17,7 @@ class Blame:
     def note(self, outcome: Outcome, host_of_rank: dict[int, str]) -> None:
         """Blame the hosts of lost ranks, or else that of the rank that a signal or a hang ended."""
         lost = {host_of_rank[end.rank]: end.lost_because for end in outcome.ranks if end.lost_because}
-        cause = cause_of(outcome)
+        cause = blamed(outcome)
         if not lost and cause and cause.recorded_code is None and (cause.status or 0) < 0:
             lost = {host_of_rank[cause.rank]: f"rank {cause.rank} was ended there by signal {-(cause.status or 0)}"}
         for host, reason in lost.items():

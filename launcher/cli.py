@@ -116,8 +116,13 @@ def status(run: Run, *, runs_directory: RunsDirectory = Path("runs"), as_json: A
 
 
 @app.command()
-def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
-    """Let a live run save and end, and wait until it has.
+def stop(
+    run: Run,
+    *,
+    now: Annotated[bool, typer.Option("--now", help="End the ranks without a save.")] = False,
+    runs_directory: RunsDirectory = Path("runs"),
+) -> None:
+    """Let a live run save and end, and wait until it has; from any host that sees the run's directory.
 
     Example: llama-dist stop tiny
     """
@@ -125,7 +130,7 @@ def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
     from launcher.run_lookup import find_run
     from launcher.stop import stop_run
 
-    stop_run(find_run(run, runs_directory), Console())
+    stop_run(find_run(run, runs_directory), Console(), now=now)
 
 
 @app.command("verify-resume")

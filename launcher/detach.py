@@ -30,7 +30,7 @@ def launch_detached(launch: Launch, console: Console) -> int:
         if not launch.run.path.exists():
             backend.check()
         create_run_directory(launch.run)
-        with lock_run(launch.run):
+        with lock_run(launch.run, launch.config.supervision.lease_seconds, console.say):
             launch.find_changes()
             backend.check()
     log = launch.run.path / "launch.log"

@@ -10,6 +10,12 @@ class LiveRunError(ReportedError):
     exit_code = ExitCode.BAD_INPUT
 
 
+class LeaseLostError(ReportedError):
+    """The run is, or may be, another supervisor's by now: nothing of it may be written any more."""
+
+    exit_code = ExitCode.RETRY
+
+
 class RunDirectoryError(ReportedError):
     """The run directory cannot be written or read."""
 

@@ -14,7 +14,7 @@ from launcher.backends import backend_of
 from launcher.changes import Change, describe_changes, find_changes
 from launcher.checkpoint_link import link_checkpoints
 from launcher.console import Console
-from launcher.errors import RunDirectoryError
+from launcher.errors import LeaseLostError, RunDirectoryError
 from launcher.launch import Launch
 from launcher.lost_checkpoints import bring_back_checkpoints
 from launcher.plan import log_directory, node_environment
@@ -39,14 +39,20 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     if not run.path.exists():
         backend.check()
     create_run_directory(run)
-    with stop_on_signals() as stop:
-        with _disk_faults_told(run), lock_run(run):
+    with stop_on_signals(run.stop_request) as stop:
+        with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
+            stop.discard()
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
             preparation = _Preparation(launch, changes)
             supervised = Supervised(run, launch.config, backend, preparation.prepare)
-            code = _supervise(Supervisor(supervised, stop, console), run)
+            try:
+                code = _supervise(Supervisor(supervised, stop, console, lease), run)
+            except LeaseLostError:
+                if preparation.shipper:  # the new owner has one of its own
+                    preparation.shipper.end()
+                raise
         if preparation.shipper:  # without the lock: the run has ended, and may be launched again
             preparation.shipper.finish(console)
     return code
@@ -140,6 +146,8 @@ def _supervise(supervisor: Supervisor, run: RunDirectory) -> int:
     """Supervise; an error of the supervisor itself is written down as the run's end before it is told."""
     try:
         return supervisor.supervise()
+    except LeaseLostError:
+        raise  # what it would write down is another supervisor's now
     except Exception as error:
         code = error.exit_code if isinstance(error, ReportedError) else ExitCode.OUR_BUG
         reported: Exception | None = None

@@ -6,15 +6,17 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from cluster.facts import MachineFacts
+from cluster.oom import count_oom_kills
 from cluster.ports import port_is_free
 from launcher.agent_log import WorkerFailures, agent_ends_its_ranks, read_agent_log
 from launcher.backend import AttemptSpec, Machines, NodeSpec, RankBeat
-from launcher.local_beats import read_local_beats
+from launcher.local_ranks import local_ranks, read_local_beats
 from launcher.plan import tied_command
 from launcher.records import read_exit_records
 from launcher.stacks import collect_stacks
@@ -88,6 +90,7 @@ class LocalAttempt:
         self._log = log
         self._spec, self._host = spec, host
         self._ended_pids: set[int] = set()
+        self._oom_kills_before = count_oom_kills()
         self._look_at = 0.0
         self._breaks_up_since: float | None = None
 
@@ -136,7 +139,8 @@ class LocalAttempt:
 
     def failures(self) -> WorkerFailures:
         """Read the agent's failure table; ranks that were ended here are not among the causes."""
-        return read_agent_log(self._log, self._ended_pids)
+        oom_kills = {self._host: count_oom_kills() - self._oom_kills_before}
+        return replace(read_agent_log(self._log, self._ended_pids), oom_kills=oom_kills)
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Read this host's ranks' heartbeats."""
@@ -144,8 +148,8 @@ class LocalAttempt:
 
     def stacks(self, seconds: float) -> Mapping[int, str]:
         """Ask this host's ranks."""
-        pids = {rank: beat.pid for rank, beat in self.beats().items()}
-        return collect_stacks(pids, self._spec.run.attempt(self._spec.attempt) / "stacks", seconds)
+        ranks = local_ranks(self._spec.run.heartbeats, self._spec.attempt, self._host)
+        return collect_stacks(ranks, self._spec.run.stacks(self._spec.attempt, 0).parent, seconds)
 
     def _breaks_up(self) -> bool:
         """Whether a rank has failed. One that saved and left, or was done, lets the others finish in their time."""

@@ -52,7 +52,7 @@ def render_status(status: RunStatus) -> str:
         f"checkpoint  {newest}",
     ]
     if status.supervisor_pid is not None:
-        lines.append(f"supervisor  pid {status.supervisor_pid}")
+        lines.append(f"supervisor  pid {status.supervisor_pid} on {status.supervisor_host}")
     for rank in status.ranks:
         alive = {True: "alive", False: "ended", None: f"on {rank.host}"}[rank.alive]
         age = f"{rank.heartbeat_age_seconds:.0f} s ago"
@@ -64,7 +64,8 @@ def render_status(status: RunStatus) -> str:
         lines.append(f"metrics     {values}")
     for past in status.past_attempts:
         if "reason" in past:
-            lines.append(f"attempt {past['attempt']:<3} ended with {past.get('exit_code')}: {past['reason']}")
+            cause = f" ({past['cause']})" if past.get("cause") else ""
+            lines.append(f"attempt {past['attempt']:<3} ended with {past.get('exit_code')}{cause}: {past['reason']}")
     return "\n".join(lines)
 
 

@@ -13,11 +13,13 @@ from launcher.attempt_files import next_attempt, write_exit
 from launcher.backend import AttemptSpec, Backend, Machines, RunningAttempt
 from launcher.blame import Blame
 from launcher.console import Console, Follower
+from launcher.ends import Manifests, Outcome, RankEnd
 from launcher.errors import TooFewNodesError
 from launcher.hang_guard import HangGuard
 from launcher.hang_watch import HangWatch
+from launcher.lease import Lease
 from launcher.plan import log_directory
-from launcher.policy import Finish, Manifests, Outcome, RankEnd, Retry, decide
+from launcher.policy import Finish, Past, Retry, decide
 from launcher.records import State, SupervisorRecord, read_exit_records, read_heartbeats, write_supervisor
 from launcher.stop_request import StopRequest
 from launcher.watch import AttemptWatch, Watched
@@ -42,9 +44,10 @@ class Supervised:
 
 
 class Supervisor:
-    """Supervises one launch of a run. The caller holds the run's lock."""
+    """Supervises one launch of a run, as long as it holds the run's lease. Raises LeaseLostError when that is lost."""
 
-    def __init__(self, launch: Supervised, stop: StopRequest, console: Console) -> None:
+    def __init__(self, launch: Supervised, stop: StopRequest, console: Console, lease: Lease) -> None:
+        self._lease = lease
         self._launch = launch
         self._run = launch.run
         self._stop = stop
@@ -55,25 +58,27 @@ class Supervisor:
 
     def supervise(self) -> int:
         """Run attempts to the end; answers the exit code of the run."""
-        without_progress = 0
+        past = Past()
         while True:
             started = time.time()
             machines = self._gather()
             if isinstance(machines, Finish):
                 return self._finish(machines, ())
             outcome = self._run_attempt(machines)
-            decision = decide(outcome, without_progress, self._launch.config.supervision)
+            decision = decide(outcome, past, self._launch.config.supervision)
             self._record_exit(decision, outcome, started)
             if isinstance(decision, Finish):
                 return self._finish(decision, outcome.ranks)
-            without_progress = decision.attempts_without_progress
+            past = decision.past
             self._announce(decision, outcome)
             if self._stop.wait(decision.delay_seconds):
                 reason = f"asked to stop ({self._stop.signal_name}) between attempts; the newest checkpoint is kept"
                 return self._finish(Finish("stopped", ExitCode.STOPPED, reason), outcome.ranks)
 
     def write_state(self, state: State, reason: str, exit_code: int | None = None) -> None:
-        """Replace `supervisor.json`."""
+        """Replace `supervisor.json`. Raises LeaseLostError where it is another supervisor's by now."""
+        self._lease.attempt = self._attempt
+        self._lease.check()
         record = SupervisorRecord(
             pid=os.getpid(),
             create_time=self._create_time,
@@ -138,9 +143,9 @@ class Supervisor:
 
     def _watch(self, attempt: RunningAttempt, spec: AttemptSpec) -> Watched:
         supervision = self._launch.config.supervision
-        guard = HangGuard(HangWatch(supervision), attempt, self._run.attempt(self._attempt))
+        guard = HangGuard(HangWatch(supervision, spec.num_ranks), attempt, self._run.attempt(self._attempt))
         output = Follower(spec.log_directory / "rank_00000.out", self._console)
-        watch = AttemptWatch(attempt, self._launch.backend, self._stop, self._console)
+        watch = AttemptWatch(attempt, self._launch.backend, self._stop, self._console, self._lease)
         return watch.watch(output, supervision.stop_grace_seconds, guard.look)
 
     def _outcome(self, attempt: RunningAttempt, spec: AttemptSpec, watched: Watched, before: Manifests) -> Outcome:
@@ -151,16 +156,18 @@ class Supervisor:
         ends = []
         for rank in range(spec.num_ranks):
             record, beat = records.get(rank), beats.get(rank)
-            last_step = beat.step if beat and beat.attempt == self._attempt else None
+            if beat and beat.attempt != self._attempt:
+                beat = None
             ends.append(
                 RankEnd(
                     rank=rank,
                     status=failures.statuses.get(rank),
                     recorded_code=record.exit_code if record else None,
                     reason=record.reason if record else "",
-                    step=record.step if record else last_step,
+                    step=record.step if record else beat.step if beat else None,
                     host=spec.nodes[rank // per_node].host,
                     lost_because=failures.lost.get(rank, ""),
+                    error=record.error if record else "",
                 )
             )
         return Outcome(
@@ -172,16 +179,19 @@ class Supervisor:
             stop_requested=self._stop.is_asked,
             hang=watched.hang,
             is_resized=watched.is_resized,
+            oom_kills=failures.oom_kills,
         )
 
     def _record_exit(self, decision: Finish | Retry, outcome: Outcome, started: float) -> None:
         values = {
             "exit_code": int(decision.exit_code if isinstance(decision, Finish) else ExitCode.RETRY),
             "reason": decision.reason,
+            "cause": decision.cause,
             "next": decision.state if isinstance(decision, Finish) else "retry",
             "started": started,
             "ended": time.time(),
         }
+        self._lease.check()
         write_exit(self._run, self._attempt, outcome, values)
 
     def _announce(self, decision: Retry, outcome: Outcome) -> None:

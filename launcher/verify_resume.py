@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from launcher.attempt_files import describe_code
 from launcher.changes import check_changes, find_changes
+from launcher.code_record import describe_code
 from launcher.errors import LiveRunError
 from launcher.execute import create_run_directory
 from launcher.launch import Launch, LaunchRequest, check_launch

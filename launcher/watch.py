@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from launcher.backend import Backend, RunningAttempt
 from launcher.console import Console, Follower
+from launcher.errors import LeaseLostError
+from launcher.lease import Lease
 from launcher.stop_request import StopRequest
 
 _POLL_SECONDS = 0.1
@@ -28,22 +30,27 @@ class Watched:
 class AttemptWatch:
     """Watches one attempt. `look_for_hang` answers the sentence about a hang, once, or nothing."""
 
-    def __init__(self, attempt: RunningAttempt, backend: Backend, stop: StopRequest, console: Console) -> None:
+    def __init__(
+        self, attempt: RunningAttempt, backend: Backend, stop: StopRequest, console: Console, lease: Lease
+    ) -> None:
         self._attempt, self._backend, self._stop, self._console = attempt, backend, stop, console
+        self._lease = lease
         self._hang, self._is_resized = "", False
         self._deadline = float("inf")
 
     def watch(self, output: Follower, grace_seconds: float, look_for_hang: Callable[[], str | None]) -> Watched:
-        """Return once the attempt has ended."""
+        """Return once the attempt has ended. Raises LeaseLostError while ranks may run: the caller ends them."""
         while (status := self._attempt.poll()) is None:
+            if self._lease.is_lost:
+                raise LeaseLostError(self._lease.lost_because)
             output.show_new()
             self._take_wishes(grace_seconds)
             if not self._hang and not self._stop.is_asked and (hang := look_for_hang()):
                 self._hang = hang
                 self._console.say(f"{hang}; ending the attempt")
                 self._attempt.end_now()
-            if time.monotonic() > self._deadline or self._stop.count > 1:
-                self._console.say("ending the ranks without waiting any longer; the newest checkpoint is kept")
+            if time.monotonic() > self._deadline or self._stop.is_urgent:
+                self._console.say("ending the ranks without waiting for a save; the newest checkpoint is kept")
                 self._attempt.end_now()
             time.sleep(_POLL_SECONDS)
         output.show_new()
@@ -51,10 +58,13 @@ class AttemptWatch:
 
     def _take_wishes(self, grace_seconds: float) -> None:
         self._take_scheduler_signals()
+        self._stop.look()
         if self._stop.take_save():
             self._console.say(f"asked to save: {self._attempt.ask_to_save()} rank(s) save and go on")
         is_leaving = self._deadline != float("inf")
-        if self._stop.is_asked and not (is_leaving and not self._is_resized):
+        if self._stop.is_urgent:
+            self._is_resized = False  # whoever leaves now was stopped
+        elif self._stop.is_asked and not (is_leaving and not self._is_resized):
             self._is_resized = False
             self._leave(f"asked to stop ({self._stop.signal_name})", grace_seconds)
         elif not is_leaving and self._backend.has_more_nodes():

@@ -62,11 +62,13 @@ class PlacedAttempt:
     def failures(self) -> WorkerFailures:
         """Join what the nodes' agents saw; the ranks of a lost node are told apart."""
         statuses: dict[int, int] = {}
+        oom_kills: dict[str, int] = {}
         for host in self._hosts:
             statuses |= self._fleet.state(host).failures.statuses
+            oom_kills |= self._fleet.state(host).failures.oom_kills
         first = self._fleet.state(self._first_failed_host).failures if self._first_failed_host else None
         lost = {rank: self._lost[host] for host in self._lost for rank in self._ranks_of(host)}
-        return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost)
+        return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost, oom_kills)
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Return what the agents last told, grown older since."""

@@ -19,8 +19,8 @@ from cluster.ports import port_is_free
 from launcher.backend import AttemptSpec, NodeSpec
 from launcher.local_backend import LocalAttempt, start_local_attempt
 from launcher.node.channel import Channel
-from launcher.node.messages import Message, beats_to_json, facts_to_json, failures_to_json
 from launcher.node.installation import describe_installation
+from launcher.node.messages import Message, beats_to_json, facts_to_json, failures_to_json
 from launcher.node.place import find_place
 from launcher.node.seat import Seat, SeatTakenError
 from llama_dist.config import ConfigError, ReportedError, RunDirectory
@@ -109,7 +109,7 @@ class NodeAgent:
         self._say("hello", facts=facts_to_json(facts), code=describe_installation())
 
     def _sit(self, message: Message) -> None:
-        """Make this the only agent of the node in the run. An older one, cut off from its supervisor, ends by itself."""
+        """Make this the only agent of the node in the run. An older one, cut off from its supervisor, ends itself."""
         self._run = RunDirectory(Path(message["run_directory"]))
         try:
             self._seat = self._seat or Seat.take(self._run, self._host, message["nonce"])

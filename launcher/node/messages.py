@@ -82,11 +82,13 @@ def beats_from_json(values: Mapping[str, Any]) -> dict[int, RankBeat]:
 
 def failures_to_json(failures: WorkerFailures) -> Message:
     """Plain values of how the ranks of a node ended."""
-    return {"statuses": failures.statuses, "first_failed_rank": failures.first_failed_rank}
+    values: Message = {"statuses": failures.statuses, "first_failed_rank": failures.first_failed_rank}
+    return values | {"oom_kills": failures.oom_kills}
 
 
 def failures_from_json(values: Mapping[str, Any]) -> WorkerFailures:
     """Read `failures_to_json`. Raises KeyError, TypeError or ValueError for anything else."""
     first = values["first_failed_rank"]
     statuses = {int(rank): int(status) for rank, status in values["statuses"].items()}
-    return WorkerFailures(statuses, None if first is None else int(first))
+    oom_kills = {str(host): int(count) for host, count in values["oom_kills"].items()}
+    return WorkerFailures(statuses, None if first is None else int(first), oom_kills=oom_kills)
