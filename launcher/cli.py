@@ -11,6 +11,7 @@ import typer
 
 from data_pipeline.cli import data_app, tokenizer_app
 from launcher.edge import run_at_edge
+from launcher.lab.cli import lab_app
 from llama_dist.cli import register
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(data_app, name="data")
+app.add_typer(lab_app, name="lab")
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Run file, for example configs/run/tiny.yaml.")]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="C.yaml", help="By default: this machine.")]

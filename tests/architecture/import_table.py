@@ -27,6 +27,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data_pipeline.torch_batch": ("data_pipeline", "numpy", "torch"),
     "launcher": ("launcher", "cluster", "llama_dist.config", "llama_dist.checkpoint.manifest", "psutil", "rich"),
     "launcher.cli": ("launcher", "data_pipeline.cli", "llama_dist.cli", "typer"),
+    "launcher.lab.cli": ("launcher.lab", "typer"),
     "launcher.edge": ("launcher", "llama_dist.config", "typer"),
     "llama_dist": (),
     "llama_dist.checkpoint": (
