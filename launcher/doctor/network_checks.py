@@ -49,8 +49,7 @@ def check_ports(
     ]
     advice = "open the ports between the nodes, and give each a name that all the others know"
     for host, some in _by_culprit(unreached):
-        others = sorted({one.source for one in some} | {one.target for one in some} - {host})
-        others = [other for other in others if other != host]
+        others = sorted(({one.source for one in some} | {one.target for one in some}) - {host})
         shown = some[0]
         text = f"no connection with {join_hosts(others)}; {shown.source} to {shown.target}: {shown.reason}"
         results.append(CheckResult(PORTS, host, "failed", text, advice))
@@ -92,8 +91,8 @@ def check_all_reduce(backend: str, pairs: Sequence[PairSpeed], num_left_out: int
     wholly_slow = _wholly_slow_hosts(good, slow)
     for pair in slow:
         text = (
-            f"{pair.first} - {pair.second}: {_rate(pair.bytes_per_second)}, {_micro(pair.latency_seconds)} a small one; "
-            f"usual are {_rate(usual)}"
+            f"{pair.first} - {pair.second}: {_rate(pair.bytes_per_second)}, usual is {_rate(usual)}; "
+            f"{_micro(pair.latency_seconds)} for 4 bytes"
         )
         blamed = [host for host in pair.hosts if host in wholly_slow]
         if blamed:

@@ -9,7 +9,7 @@ import os
 import selectors
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -62,6 +62,11 @@ class Asker(Protocol):
     def lost(self) -> Mapping[str, Loss]:
         """The hosts that are lost, and why."""
         ...
+
+
+def ask_all(nodes: Asker, hosts: Iterable[str], request: Request, seconds: float) -> dict[str, Answer]:
+    """Put the same question to some hosts."""
+    return nodes.ask({host: request for host in hosts}, seconds)  # noqa: C420 - a request is never changed
 
 
 class ProbePool:
