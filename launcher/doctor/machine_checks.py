@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median_low
 
 from launcher.doctor.node_facts import Hardware
 from launcher.doctor.result import CheckResult, Verdict, join_hosts, summed_up
@@ -142,21 +141,23 @@ def check_clocks(readings: Mapping[str, Sequence[ClockReading]]) -> list[CheckRe
     best = {host: min(some, key=lambda one: one.error_seconds) for host, some in readings.items() if some}
     if not best:
         return [CheckResult(CLOCK, None, "skipped", "no node's clock was read")]
-    skews = {HERE: 0.0, **{host: reading.skew_seconds for host, reading in best.items()}}
-    reference = median_low(skews.values()) if len(skews) > 2 else 0.0
-    findings = {}
-    for host, skew in skews.items():
-        error = best[host].error_seconds if host in best else 0.0
-        surely = abs(skew - reference) - error
+    here = ClockReading(0.0, 0.0, 0.0)
+    clocks = {HERE: here, **best}
+    reference = sorted(clocks.values(), key=lambda one: one.skew_seconds)[(len(clocks) - 1) // 2]
+    if len(clocks) == 2:
+        reference = here
+    findings, largest = {}, 0.0
+    for host, clock in clocks.items():
+        skew, error = clock.skew_seconds - reference.skew_seconds, clock.error_seconds + reference.error_seconds
+        largest = max(largest, abs(skew))
+        surely = abs(skew) - error
         if surely > _WARNED_SKEW_SECONDS:
             verdict: Verdict = "failed" if surely > _FAILED_SKEW_SECONDS else "warning"
-            direction = "ahead of" if skew > reference else "behind"
-            text = f"clock {abs(skew - reference):.2f} s {direction} the others (within {error:.3f} s)"
+            text = f"clock {abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} the others (within {error:.3f} s)"
             findings[host] = CheckResult(CLOCK, host, verdict, text, "set it right: chrony or ntp on the node")
-    largest = max(abs(skew - reference) for skew in skews.values())
-    error = max(reading.error_seconds for reading in best.values())
+    error = max(clock.error_seconds for clock in best.values())
     fine = f"no clock is off by more than {largest:.3f} s (read within {error:.3f} s)"
-    return summed_up(CLOCK, list(skews), findings, fine)
+    return summed_up(CLOCK, list(clocks), findings, fine)
 
 
 def _kinds(node: Hardware) -> str:
