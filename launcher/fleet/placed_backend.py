@@ -8,6 +8,7 @@ from launcher.backend import AttemptSpec, Machines
 from launcher.errors import TooFewNodesError
 from launcher.fleet.choice import NodeNeeds, choose_nodes
 from launcher.fleet.fleet import Fleet, FleetTimes
+from launcher.fleet.listener import Listener
 from launcher.fleet.placed_attempt import PlacedAttempt
 from launcher.fleet.placement import Placement
 from launcher.node.installation import compare_installations, describe_installation
@@ -27,6 +28,8 @@ class PlacedBackend:
         self._fleet = Fleet(placement, FleetTimes(cluster.connect_timeout_seconds, cluster.node_timeout_seconds))
         self._needs = NodeNeeds.of(cluster, len(self._fleet.hosts))
         self._code = describe_installation()
+        self._placement = placement
+        self._listener: Listener | None = None
         self._in_use: tuple[str, ...] = ()
         self._set_aside: Mapping[str, str] = {}
         self._reached_at = 0.0
@@ -80,6 +83,8 @@ class PlacedBackend:
     def close(self) -> None:
         """Let the agents leave."""
         self._fleet.close()
+        if self._listener:
+            self._listener.close()
 
     def _usable(self, set_aside: Mapping[str, str]) -> list[str]:
         return [host for host in self._fleet.hosts if host not in set_aside]
@@ -89,8 +94,14 @@ class PlacedBackend:
         absent = {state.host: state.reason for state in states if state.stage == "absent"}
         return absent | {state.host: "does not answer yet" for state in states if state.stage == "reaching"}
 
+    def _listen(self) -> None:
+        """Open the door for agents that come by themselves. They look for it in the run directory."""
+        if self._placement.agents_join and self._listener is None:
+            self._listener = Listener(self._run, self._fleet.hosts[0], self._fleet.add)
+
     def _greet(self, set_aside: Mapping[str, str]) -> None:
         """Reach the nodes, wait until each has answered or cannot, and drop those that run another program."""
+        self._listen()
         states = [self._fleet.state(host) for host in self._usable(set_aside)]
         self._reached_at = time.monotonic()
         self._fleet.reach(state.host for state in states)
