@@ -16,7 +16,7 @@ from launcher.lab.up import up
 
 def test_another_user_than_root_is_told_so(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    with pytest.raises(LabError, match="needs root.*user 1000"):
+    with pytest.raises(LabError, match=r"needs root.*user 1000"):
         up(name_for_tests("r"))
     assert LabError.exit_code == 78
 
@@ -65,7 +65,7 @@ def test_a_failed_step_is_named_and_nothing_is_left(monkeypatch, tmp_path):
     unshare.write_text("#!/bin/sh\necho not allowed >&2\nexit 1\n")
     unshare.chmod(0o755)
     monkeypatch.setattr(programs, "SEARCH_PATH", f"{tmp_path}:{programs.SEARCH_PATH}")
-    with pytest.raises(LabError, match="host name of node1: .* ended with 1: not allowed"):
+    with pytest.raises(LabError, match=r"host name of node1: .* ended with 1: not allowed"):
         up(name, num_nodes=2)
     assert left_of(name) == []
 
