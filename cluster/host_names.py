@@ -16,18 +16,13 @@ _MAX_SHOWN = 80
 def check_host_name(name: str) -> str:
     """Return the name as it is used: an IPv6 address without brackets and in its shortest form, others unchanged.
 
-    Raises ConfigError for anything that is not a plain host name or address.
+    Raises ConfigError for anything that is not a plain host name or address; what it shows of the name holds no
+    control character.
     """
-    fault = host_name_fault(name)
-    if fault:
-        raise ConfigError(fault)
-    return str(ipaddress.IPv6Address(name.strip("[]"))) if ":" in name else name
-
-
-def host_name_fault(name: str) -> str | None:
-    """Say what is wrong with a host name, or None. What is shown of it holds no control character."""
     reason = _reason(name)
-    return f"host name {_shown(name)} {reason}" if reason else None
+    if reason:
+        raise ConfigError(f"host name {_shown(name)} {reason}")
+    return str(ipaddress.IPv6Address(name.strip("[]"))) if ":" in name else name
 
 
 def same_host(name: str) -> str:

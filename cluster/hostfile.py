@@ -4,7 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
-from cluster.host_names import check_host_name, host_name_fault, same_host
+from cluster.host_names import check_host_name, same_host
 from cluster.inventory import Inventory, InventoryNode, faults_error
 from data_pipeline.config import ConfigError
 
@@ -58,9 +58,6 @@ def _parse_line(line: bytes) -> InventoryNode | None:
     host, *rest = [word for word in words if word] or [""]
     if not host:
         return None
-    fault = host_name_fault(host)
-    if fault:
-        raise ConfigError(fault)
     return InventoryNode(check_host_name(host), _parse_slots(host, rest))
 
 

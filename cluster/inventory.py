@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.host_names import check_host_name, host_name_fault, same_host
+from cluster.host_names import check_host_name, same_host
 from data_pipeline.config import ConfigError
 
 
@@ -33,8 +33,13 @@ def inventory_of_hosts(hosts: Sequence[str], source: str, num_slots: int | None 
     """Check a list of names; every node has `num_slots`. Raises ConfigError with all its faults at once."""
     if not hosts:
         raise ConfigError(f"{source}: names no host: give at least one")
-    faults = [f"entry {place}: {fault}" for place, name in enumerate(hosts, 1) if (fault := host_name_fault(name))]
-    names = [check_host_name(name) for name in hosts if not host_name_fault(name)]
+    names: list[str] = []
+    faults: list[str] = []
+    for place, name in enumerate(hosts, 1):
+        try:
+            names.append(check_host_name(name))
+        except ConfigError as fault:
+            faults.append(f"entry {place}: {fault}")
     counts = Counter(same_host(name) for name in names)
     faults += [f"host {name} is named {count} times: keep one" for name, count in counts.items() if count > 1]
     if faults:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_pipeline.config import StrictModel
+from llama_dist.config.cluster_kubernetes import KubernetesConfig
 from llama_dist.config.cluster_slurm import SlurmConfig
 
 BackendName = Literal["local", "ssh", "slurm", "mpi", "kubernetes", "started"]
@@ -67,3 +68,6 @@ class ClusterConfig(StrictModel):
 
     slurm: SlurmConfig = SlurmConfig()
     """The job that `backend: slurm` submits."""
+
+    kubernetes: KubernetesConfig | None = None
+    """The job that `backend: kubernetes` writes a manifest of."""

@@ -4,10 +4,11 @@ import re
 from typing import Annotated
 
 from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from data_pipeline.config import StrictModel
 
-_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_LABEL = r"[a-z0-9]+(-+[a-z0-9]+)*"
 _SUBDOMAIN = rf"^{_LABEL}(\.{_LABEL})*$"
 _QUANTITY = r"^[0-9]{1,12}(\.[0-9]{1,3})?(m|[kMGTPE]|[KMGTPE]i)?$"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -31,7 +32,7 @@ class KubernetesConfig(StrictModel):
     mount_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$", max_length=200)] = "/shared"
     """Where the claim is mounted. Relative paths of the run file, as `runs_directory`, start here."""
 
-    namespace: Annotated[str, Field(pattern=rf"^{_LABEL}$")] = "default"
+    namespace: Annotated[str, Field(pattern=rf"^{_LABEL}$", max_length=63)] = "default"
     """Namespace of everything in the manifest."""
 
     num_nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -67,9 +68,10 @@ class KubernetesConfig(StrictModel):
     @field_validator("secret_environment")
     @classmethod
     def _check_secrets(cls, secrets: dict[str, str]) -> dict[str, str]:
-        faults = [fault for name, place in secrets.items() for fault in (_name_fault(name), _place_fault(place)) if fault]
+        faults = [fault for name in secrets if (fault := _name_fault(name))]
+        faults += [f"{name}: {fault}" for name, place in secrets.items() if (fault := _place_fault(place))]
         if faults:
-            raise ValueError("; ".join(faults))
+            raise _unshown("; ".join(faults))
         return secrets
 
     @field_validator("join_key_secret")
@@ -77,7 +79,7 @@ class KubernetesConfig(StrictModel):
     def _check_join_key(cls, place: str | None) -> str | None:
         fault = None if place is None else _place_fault(place)
         if fault:
-            raise ValueError(fault)
+            raise _unshown(fault)
         return place
 
 
@@ -89,8 +91,13 @@ def _name_fault(name: str) -> str | None:
     return None
 
 
+def _unshown(fault: str) -> PydanticCustomError:
+    """Return an error that does not show the value: it may be a secret that was put there by mistake."""
+    return PydanticCustomError("secret", "{fault}", {"fault": fault})
+
+
 def _place_fault(place: str) -> str | None:
-    """Say what is wrong with `SECRET/KEY`. It may be a secret that was put there by mistake: it is not shown."""
+    """Say what is wrong with `SECRET/KEY`."""
     secret, _, key = place.partition("/")
     if len(secret) <= 253 and re.fullmatch(_SUBDOMAIN, secret) and _SECRET_KEY.fullmatch(key):
         return None

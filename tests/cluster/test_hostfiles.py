@@ -114,4 +114,4 @@ def test_two_thousand_nodes_take_milliseconds():
     content = "".join(f"rack{index // 32}-node{index:04d} slots=8\n" for index in range(2048)).encode()
     started = time.process_time()
     assert len(parse(content).nodes) == 2048
-    assert time.process_time() - started < 0.1  # 8 ms on a core of 2023; the rest is for a shared machine
+    assert time.process_time() - started < 0.5  # some 20 ms; the rest is for a machine that is shared

@@ -115,7 +115,7 @@ def test_a_list_that_would_fill_the_memory_is_refused_at_once(text):
 def test_two_thousand_nodes_take_milliseconds():
     started = time.process_time()
     hosts = expand_node_list("rack[01-64]-node[0001-0032]", "SLURM_JOB_NODELIST")
-    assert time.process_time() - started < 0.1  # 9 ms on a core of 2023; the rest is for a shared machine
+    assert time.process_time() - started < 0.5  # some 20 ms; the rest is for a machine that is shared
     assert len(set(hosts)) == 2048 < MAX_NODES
 
 

@@ -202,7 +202,7 @@ def test_two_thousand_nodes_take_milliseconds():
     started = time.process_time()
     assert read_started(STEP | nodes | {"SLURM_STEP_TASKS_PER_NODE": "1(x2048)"}).num_nodes == 2048
     assert read_started(POD | {"LLAMA_DIST_NUM_NODES": "2048"}).hosts[2047] == "big-run-2047.big-run"
-    assert time.process_time() - started < 0.2  # 20 ms on a core of 2023; the rest is for a shared machine
+    assert time.process_time() - started < 0.5  # some 40 ms; the rest is for a machine that is shared
 
 
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="Open MPI is not installed")
