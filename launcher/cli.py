@@ -250,10 +250,16 @@ def _run() -> int:
 
 
 def _print_plan(launch: "Launch", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from launcher.dry_run import describe_start
     from launcher.render import render_plan
 
-    plan = launch.plan_next()
-    _print(plan, render_plan(plan), as_json=as_json)
+    plan, start = launch.plan_next(), describe_start(launch)
+    if as_json:
+        typer.echo(json.dumps(asdict(plan) | {"start": asdict(start)}, indent=2))
+    else:
+        typer.echo("\n".join([render_plan(plan), *start.to_lines()]))
 
 
 def _print(record: Any, text: str, *, as_json: bool) -> None:

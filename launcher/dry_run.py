@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from launcher.backends import placement_of
 from launcher.hosts import is_outside_allocation
-from launcher.kubernetes_manifest import render_manifest
+from launcher.kubernetes_manifest import render_kubernetes_manifest
 from launcher.launch import Launch
 from launcher.sbatch_script import render_sbatch_script
 from launcher.submit import submission_of
@@ -43,7 +43,7 @@ def describe_start(launch: Launch) -> Start:
     if launch.cluster.backend == "local":
         return Start()
     if launch.cluster.backend == "kubernetes":
-        return Start(manifest=render_manifest(launch))
+        return Start(manifest=render_kubernetes_manifest(launch.config, launch.cluster))
     machines = launch.expected_machines()
     links = placement_of(launch).links([machine.host for machine in machines.nodes])
     return Start(commands=tuple(link.command for link in links))

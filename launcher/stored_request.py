@@ -1,6 +1,7 @@
 """A launch request as JSON: how it reaches a detached supervisor or a job of a scheduler.
 
-An override may hold a secret: it goes through a pipe or a file that its owner alone can read, never through an argument list.
+An override may hold a secret: it goes through a pipe or a file that its owner alone can read, never through an
+argument list.
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,7 @@ that nothing but JSON lines is read. Address and key are files of the run direct
 """
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import secrets
@@ -12,7 +13,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from launcher.records import write_json, write_text
 from llama_dist.config import RunDirectory
 
 KEY_NAME = "key"
+KEY_VARIABLE = "LLAMA_DIST_JOIN_KEY"
 ADDRESS_NAME = "supervisor.json"
 _HANDSHAKE_SECONDS = 10
 _BACKLOG = 4096  # all nodes of a large run come at once
@@ -34,11 +36,13 @@ class Listener:
     def __init__(self, run: RunDirectory, peer: str, take: Callable[[SocketLink], None]) -> None:
         """`peer` is a host of the cluster: the port opens on the address that faces it."""
         self._take = take
-        self._key = secrets.token_bytes(32)
+        told = key_from_environment(os.environ)
+        self._key = told or secrets.token_bytes(32)
         self._server = socket.create_server((address_facing(peer), 0), backlog=_BACKLOG)
         self._address_file = run.nodes / ADDRESS_NAME
         run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_text(run.nodes / KEY_NAME, self._key.hex())
+        if not told:
+            write_text(run.nodes / KEY_NAME, self._key.hex())
         host, port = self._server.getsockname()[:2]
         write_json(self._address_file, {"address": host, "port": port, "time": time.time()})
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
@@ -75,7 +79,7 @@ class Listener:
 
 
 @contextlib.contextmanager
-def borrowed(connection: socket.socket):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def borrowed(connection: socket.socket) -> Iterator["Connection[bytes, bytes]"]:
     """The socket as multiprocessing's challenge wants it, for the time of the block."""
     messages = Connection(os.dup(connection.fileno()))
     try:
@@ -99,5 +103,12 @@ def address_facing(peer: str) -> str:
 
 
 def read_key(nodes: Path) -> bytes:
-    """Read the key of the run. Raises OSError or ValueError where there is none."""
-    return bytes.fromhex((nodes / KEY_NAME).read_text(encoding="ascii"))
+    """The key of the run, from the environment or its file. Raises OSError or ValueError where there is none."""
+    told = key_from_environment(os.environ)
+    return told or bytes.fromhex((nodes / KEY_NAME).read_text(encoding="ascii"))
+
+
+def key_from_environment(environment: Mapping[str, str]) -> bytes | None:
+    """The key that a scheduler hands to all nodes as a secret, where there is one."""
+    secret = environment.get(KEY_VARIABLE)
+    return hashlib.sha256(secret.encode()).digest() if secret else None
