@@ -20,7 +20,7 @@ from llama_dist.config import RunDirectory, load_run_config
 
 NUM_STEPS = 30
 NUM_RANKS = 2
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 
 
 class Attempt:
@@ -50,11 +50,11 @@ class Attempt:
             for rank in range(NUM_RANKS)
         ]
 
-    def wait_until(self, condition):
+    def wait_until(self, condition, poll_seconds=0.02):
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
             assert time.monotonic() < deadline and self.is_running(), self.output()[-3000:]
-            time.sleep(0.0005)
+            time.sleep(poll_seconds)
 
     def is_running(self):
         return all(rank.poll() is None for rank in self.ranks)
@@ -69,9 +69,10 @@ class Attempt:
 
     def freeze_in_mid_save(self):
         """A save takes some milliseconds: try until the processes stand still with one under way."""
+        self.wait_until(lambda: any(beat.step > 0 for beat in self._beats()))
         while not self._staged():
             self.signal(signal.SIGCONT)
-            self.wait_until(self._staged)
+            self.wait_until(self._staged, poll_seconds=0.0005)
             self.signal(signal.SIGSTOP)
 
     def codes(self):
@@ -117,6 +118,7 @@ def everything(run):
     return {path: (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else b"") for path in paths}
 
 
+@pytest.mark.timeout(900)
 def test_ranks_frozen_in_mid_step_and_in_mid_save_write_nothing_when_they_come_back(start, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "small")
     in_step = start(run, 1)
