@@ -92,6 +92,16 @@ def launch(
             typer.echo(f"changed:{line}", err=True)
         _print_plan(checked, as_json=as_json)
         return
+    from launcher.hosts import is_outside_allocation
+
+    if is_outside_allocation(checked.cluster, os.environ):
+        from launcher.submit import submit
+
+        raise typer.Exit(submit(checked, Console()))
+    if checked.cluster.backend == "started":
+        from launcher.started import take_part
+
+        raise typer.Exit(take_part(checked, Console()))
     if detach:
         from launcher.detach import launch_detached
 
@@ -131,6 +141,30 @@ def stop(
     from launcher.stop import stop_run
 
     stop_run(find_run(run, runs_directory), Console(), now=now)
+
+
+@app.command()
+def doctor(
+    run_file: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.yaml]", help="Run file; without one the nodes alone are checked.")
+    ] = None,
+    *,
+    cluster: ClusterFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the nodes before a launch: reach, code, GPUs, memory, clocks, disks, data, ports, links between them.
+
+    Takes less than a minute and changes nothing. Exit codes: 0 fit for a launch, 78 something must be mended.
+
+    Example: llama-dist doctor configs/run/tiny.yaml --cluster configs/cluster/local-2.yaml
+    """
+    from launcher.doctor.render import render_report
+    from launcher.doctor.visit import DoctorRequest, examine, read_subject
+
+    report = examine(read_subject(DoctorRequest(run_file, cluster, tuple(overrides or ()))))
+    typer.echo(json.dumps(report.to_json(), indent=2) if as_json else render_report(report))
+    raise typer.Exit(int(report.exit_code))
 
 
 @app.command("verify-resume")

@@ -26,3 +26,9 @@ class TooFewNodesError(ReportedError):
     """Fewer nodes answer than an attempt needs. They may come back."""
 
     exit_code = ExitCode.RETRY
+
+
+class SubmissionError(ReportedError):
+    """A scheduler did not take the job."""
+
+    exit_code = ExitCode.BAD_INPUT

@@ -12,7 +12,7 @@ from launcher.attempt_files import latest_config, next_attempt
 from launcher.backend import Machines
 from launcher.changes import Change, allow_all, check_changes, find_changes
 from launcher.fleet.choice import NodeNeeds, choose_nodes
-from launcher.hosts import hosts_of
+from launcher.hosts import inventory_of, with_slots
 from launcher.plan import TRAINER_MODULE, Plan, make_plan, num_processes_per_node, run_directory_of
 from launcher.replan import Fitted, fit_to
 from launcher.sources import check_sources
@@ -109,8 +109,9 @@ def check_launch(request: LaunchRequest, caller_environment: Mapping[str, str]) 
     config = load_run_config(request.run_file, request.overrides)
     cluster = load_cluster_config(request.cluster_file, request.overrides)
     machine = read_machine_facts(caller_environment)
-    hosts = hosts_of(cluster, machine, caller_environment)
-    launch = Launch(request, config, cluster, machine, hosts, run_directory_of(config), caller_environment)
+    inventory = inventory_of(cluster, machine, caller_environment)
+    cluster = with_slots(cluster, inventory)
+    launch = Launch(request, config, cluster, machine, inventory.hosts, run_directory_of(config), caller_environment)
     launch.plan_next()
     check_sources(config)
     return launch

@@ -38,6 +38,18 @@ def lock_run(run: RunDirectory, lease_seconds: float, tell: Callable[[str], None
         os.close(descriptor)  # drops the lock; the file stays, since removing it would let two hold different ones
 
 
+def hold_lock_forever(run: RunDirectory) -> None:
+    """Hold this host's lock until this process ends, also as another program. Raises LiveRunError."""
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _take(descriptor, run)
+        _wait_for_old_ranks(run)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.set_inheritable(descriptor, True)
+
+
 def live_owner(run: RunDirectory) -> LeaseRecord | None:
     """Return the lease of the supervisor that runs, on whichever host, or None. May watch it for some seconds."""
     owner = read_lease(run)

@@ -36,6 +36,7 @@ class Fleet:
         self.hosts = placement.hosts()
         self._states = {host: NodeState(host) for host in self.hosts}
         self._links: list[Link] = []
+        self._starters: list[ProcessLink] = []
         self._changed = threading.Condition()
         self._signals: list[str] = []
         self._is_closing = False
@@ -54,12 +55,22 @@ class Fleet:
         """Open links to those of `hosts` that are absent; returns at once."""
         with self._changed:
             absent = [host for host in hosts if self._states[host].stage == "absent"]
+            if self._placement.agents_join:
+                self._expect(absent)
             for command in self._placement.links(absent) if absent else ():
-                self._add(ProcessLink(command))
+                if self._placement.agents_join:
+                    self._watch_starter(ProcessLink(command))
+                else:
+                    self._add(ProcessLink(command))
 
     def add(self, link: Link) -> None:
-        """Take over a link that was opened from the other side."""
+        """Take over a link that an agent opened; one of a host that is none of the run's is closed."""
         with self._changed:
+            if self._is_closing or not all(host in self._states for host in link.hosts):
+                link.close()
+                return
+            for host in link.hosts:
+                self._lose(self._states[host], "its agent came anew")
             self._add(link)
 
     def wait(self, is_met: Callable[[], bool], seconds: float) -> bool:
@@ -92,11 +103,31 @@ class Fleet:
         self._is_closing = True
         os.write(self._wake_writing, b"x")
         self._thread.join()
-        for link in self._links:
+        for link in (*self._links, *self._starters):
             link.close()
         self._selector.close()
         os.close(self._wake_reading)
         os.close(self._wake_writing)
+
+    def _expect(self, hosts: Iterable[str]) -> None:
+        """Wait for the agents of these hosts from now on."""
+        for host in hosts:
+            self._states[host].heard_at = time.monotonic()
+            self._states[host].move("reaching")
+
+    def _watch_starter(self, starter: ProcessLink) -> None:
+        self._starters.append(starter)
+        self._register(starter)
+
+    def _register(self, link: Link) -> None:
+        self._selector.register(link.reading, selectors.EVENT_READ, link)
+        if link.errors is not None:
+            self._selector.register(link.errors, selectors.EVENT_READ, link)
+
+    def _unregister(self, link: Link) -> None:
+        for descriptor in (link.reading, link.errors):
+            if descriptor is not None:
+                self._selector.unregister(descriptor)
 
     def _add(self, link: Link) -> None:
         self._links.append(link)
@@ -104,9 +135,7 @@ class Fleet:
             state = self._states[host]
             state.link, state.heard_at, state.refusal, state.facts = link, time.monotonic(), "", None
             state.move("reaching")
-        self._selector.register(link.reading, selectors.EVENT_READ, link)
-        if link.errors is not None:
-            self._selector.register(link.errors, selectors.EVENT_READ, link)
+        self._register(link)
         lease = self._times.silence_seconds * _LEASE_SHARE
         link.send({"do": "hello", "hosts": list(self.hosts), "lease_seconds": lease, "to": list(link.hosts)})
         os.write(self._wake_writing, b"x")
@@ -157,7 +186,19 @@ class Fleet:
                 for host in link.hosts:
                     if self._states[host].link is link:
                         self._lose(self._states[host], reason)
+        self._look_at_starters()
         self._notice_silence(now)
+
+    def _look_at_starters(self) -> None:
+        """Tell why nobody came where the program that starts the agents has ended."""
+        for starter in [one for one in self._starters if not one.is_open]:
+            reason = starter.why_closed()
+            for host in starter.hosts:
+                if self._states[host].link is None:
+                    self._lose(self._states[host], reason)
+            self._starters.remove(starter)
+            self._unregister(starter)
+            threading.Thread(target=starter.close, daemon=True).start()
 
     def _notice_silence(self, now: float) -> None:
         for state in self._states.values():
@@ -173,7 +214,5 @@ class Fleet:
             state.move("absent", state.refusal or reason)
         if link and not any(other.link is link for other in self._states.values()):
             self._links.remove(link)
-            for descriptor in (link.reading, link.errors):
-                if descriptor is not None:
-                    self._selector.unregister(descriptor)
+            self._unregister(link)
             threading.Thread(target=link.close, daemon=True).start()  # it may wait for ssh to end

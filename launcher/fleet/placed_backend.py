@@ -8,6 +8,7 @@ from launcher.backend import AttemptSpec, Machines
 from launcher.errors import TooFewNodesError
 from launcher.fleet.choice import NodeNeeds, choose_nodes
 from launcher.fleet.fleet import Fleet, FleetTimes
+from launcher.fleet.listener import Listener
 from launcher.fleet.placed_attempt import PlacedAttempt
 from launcher.fleet.placement import Placement
 from launcher.node.installation import compare_installations, describe_installation
@@ -16,6 +17,7 @@ from launcher.records import write_text
 from llama_dist.config import ClusterConfig, ConfigError, RunDirectory
 
 _BUSY_SECONDS = 1.0  # before a node whose former agent still ends is asked again
+_RETURN_SECONDS = 3.0  # for a node that was lost to answer, where there are enough without it
 
 
 class PlacedBackend:
@@ -26,6 +28,8 @@ class PlacedBackend:
         self._fleet = Fleet(placement, FleetTimes(cluster.connect_timeout_seconds, cluster.node_timeout_seconds))
         self._needs = NodeNeeds.of(cluster, len(self._fleet.hosts))
         self._code = describe_installation()
+        self._placement = placement
+        self._listener: Listener | None = None
         self._in_use: tuple[str, ...] = ()
         self._set_aside: Mapping[str, str] = {}
         self._reached_at = 0.0
@@ -33,7 +37,7 @@ class PlacedBackend:
     def check(self) -> None:
         """Reach every node. Raises ConfigError with all that cannot be used, where the rest is too few."""
         self._greet({})
-        present = [host for host in self._fleet.hosts if self._fleet.state(host).stage != "absent"]
+        present = [host for host in self._fleet.hosts if host not in self._absent()]
         if len(present) < self._needs.fewest:
             raise ConfigError(
                 f"{len(present)} of {len(self._fleet.hosts)} node(s) can be used, the run needs "
@@ -79,28 +83,43 @@ class PlacedBackend:
     def close(self) -> None:
         """Let the agents leave."""
         self._fleet.close()
+        if self._listener:
+            self._listener.close()
 
     def _usable(self, set_aside: Mapping[str, str]) -> list[str]:
         return [host for host in self._fleet.hosts if host not in set_aside]
 
     def _absent(self) -> dict[str, str]:
-        states = (self._fleet.state(host) for host in self._fleet.hosts)
-        return {state.host: state.reason for state in states if state.stage == "absent"}
+        states = [self._fleet.state(host) for host in self._fleet.hosts]
+        absent = {state.host: state.reason for state in states if state.stage == "absent"}
+        return absent | {state.host: "does not answer yet" for state in states if state.stage == "reaching"}
+
+    def _listen(self) -> None:
+        """Open the door for agents that come by themselves. They look for it in the run directory."""
+        if self._placement.agents_join and self._listener is None:
+            self._listener = Listener(self._run, self._fleet.hosts[0], self._fleet.add)
 
     def _greet(self, set_aside: Mapping[str, str]) -> None:
         """Reach the nodes, wait until each has answered or cannot, and drop those that run another program."""
+        self._listen()
         states = [self._fleet.state(host) for host in self._usable(set_aside)]
         self._reached_at = time.monotonic()
         self._fleet.reach(state.host for state in states)
-        self._fleet.wait(
-            lambda: all(state.stage != "reaching" or state.refusal for state in states),
-            self._cluster.connect_timeout_seconds + _BUSY_SECONDS,
-        )
+        began, is_first = self._reached_at, not self._in_use
+
+        def is_enough() -> bool:
+            """All have answered; or enough have, and the rest, which were lost before, had a moment to come back."""
+            answered = [state for state in states if state.stage in ("greeted", "seated")]
+            is_late = not is_first and time.monotonic() - began > _RETURN_SECONDS
+            all_known = all(state.stage != "reaching" or state.refusal for state in states)
+            return all_known or (is_late and len(answered) >= self._needs.fewest)
+
+        self._fleet.wait(is_enough, self._cluster.connect_timeout_seconds + _BUSY_SECONDS)
         for state in states:
             difference = compare_installations(self._code, state.code) if state.stage == "greeted" else ""
             if difference:
                 self._fleet.drop(state.host, f"runs another program than this machine: {difference}")
-            elif state.stage == "reaching":
+            elif state.stage == "reaching" and state.refusal:
                 self._fleet.drop(state.host, state.refusal)
 
     def _sit(self, set_aside: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 NODE_MODULE = "launcher.node"
@@ -9,7 +10,10 @@ NODE_MODULE = "launcher.node"
 
 @dataclass(frozen=True)
 class LinkCommand:
-    """A program of this machine that runs the node agent on `hosts`, with its own stdin and stdout as their channel."""
+    """A program of this machine that runs the node agent on `hosts`.
+
+    Its stdin and stdout are their channel, or else the agents come in by themselves (`Placement.agents_join`).
+    """
 
     hosts: tuple[str, ...]
     command: tuple[str, ...]
@@ -17,6 +21,11 @@ class LinkCommand:
 
 class Placement(Protocol):
     """Knows the hosts, and how to reach them. Starts nothing itself."""
+
+    @property
+    def agents_join(self) -> bool:
+        """Whether the agents connect to the supervisor, rather than being reached by a pipe."""
+        ...
 
     def hosts(self) -> tuple[str, ...]:
         """Every host that the run may use, in the order of their ranks. Raises ConfigError with all faults at once."""
@@ -27,6 +36,7 @@ class Placement(Protocol):
         ...
 
 
-def agent_program(python: str, host: str = "") -> tuple[str, ...]:
+def agent_program(python: str, *, host: str = "", join: Path | None = None) -> tuple[str, ...]:
     """Argument list of the node agent."""
-    return (python, "-m", NODE_MODULE, *(("--host", host) if host else ()))
+    told = ("--host", host) if host else ()
+    return (python, "-m", NODE_MODULE, *told, *(("--join", str(join)) if join else ()))

@@ -10,6 +10,8 @@ from llama_dist.config import ClusterConfig
 class SshPlacement:
     """One connection a node. Closing it ends the node's agent."""
 
+    agents_join = False
+
     def __init__(self, cluster: ClusterConfig, hosts: Sequence[str], python: str) -> None:
         self._cluster, self._hosts, self._python = cluster, tuple(hosts), python
 
@@ -21,6 +23,6 @@ class SshPlacement:
         """One ssh a host."""
         config, seconds = self._cluster.ssh_config, self._cluster.connect_timeout_seconds
         return tuple(
-            LinkCommand((host,), ssh_command(host, agent_program(self._python, host), config, seconds))
+            LinkCommand((host,), ssh_command(host, agent_program(self._python, host=host), config, seconds))
             for host in hosts
         )

@@ -25,13 +25,19 @@ def find_place(told: str, hosts: Sequence[str], environment: Mapping[str, str]) 
     return Place(host, address, _interface_of(address))
 
 
-def _own_name(hosts: Sequence[str], environment: Mapping[str, str]) -> str:
+def own_names(environment: Mapping[str, str]) -> list[str]:
+    """What this machine is called, the name that a scheduler gave it first."""
     full = socket.gethostname()
     names = (environment.get("SLURMD_NODENAME", ""), full, full.partition(".")[0])
+    return [name for name in names if name]
+
+
+def _own_name(hosts: Sequence[str], environment: Mapping[str, str]) -> str:
+    names = own_names(environment)
     for name in names:
         if name in hosts:
             return name
-    raise ConfigError(f"this machine calls itself {full}, which is none of the run's {len(hosts)} hosts")
+    raise ConfigError(f"this machine calls itself {names[0]}, which is none of the run's {len(hosts)} hosts")
 
 
 def _address_of(host: str, environment: Mapping[str, str]) -> str:

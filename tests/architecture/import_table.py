@@ -9,6 +9,8 @@ EVERYWHERE = ("data_pipeline.config", "llama_dist.exit_codes")
 # The most specific part that a module's name starts with decides.
 ALLOWED: dict[str, tuple[str, ...]] = {
     "cluster": ("cluster",),
+    # Part of the probe, a program on a node: loads torch where all-reduces are measured, and not before.
+    "cluster.probe.collective": ("cluster", "torch"),
     "data_pipeline": (
         "data_pipeline",
         "numpy",

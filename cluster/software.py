@@ -1,0 +1,87 @@
+"""What program this is: Python, versions of the packages, hash and git revision of our own sources. Imports none."""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = (
+    "torch",
+    "deepspeed",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "sentencepiece",
+    "pydantic",
+    "llama-dist",
+)
+OUR_PACKAGES = ("cluster", "data_pipeline", "launcher", "llama_dist")
+_SUFFIXES = frozenset({".py", ".txt"})  # code, and the word lists that it reads
+_GIT_TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class SoftwareFacts:
+    """What two nodes must have alike to be parts of one run."""
+
+    python: str
+    executable: str
+    packages: dict[str, str | None]
+    """Name to version; None for one that is not installed."""
+
+    code_directory: str
+    code_hash: str
+    """SHA-256 over the names and bytes of the files of our packages."""
+
+    git_revision: str | None
+    git_dirty: bool | None
+
+
+def read_software_facts() -> SoftwareFacts:
+    """Look at this process's interpreter and at the sources that it runs; some tens of milliseconds."""
+    source = Path(__file__).resolve().parent.parent
+    revision = _git(source, "rev-parse", "HEAD")
+    changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None
+    return SoftwareFacts(
+        python=platform.python_version(),
+        executable=sys.executable,
+        packages={name: _version(name) for name in PACKAGES},
+        code_directory=str(source),
+        code_hash=hash_sources(source),
+        git_revision=revision,
+        git_dirty=None if changes is None else bool(changes),
+    )
+
+
+def hash_sources(source: Path) -> str:
+    """Hash the files that our packages below `source` are made of, in the order of their names."""
+    digest = hashlib.sha256()
+    for package in OUR_PACKAGES:
+        for path in sorted((source / package).rglob("*")):
+            if path.suffix in _SUFFIXES and path.is_file():
+                content = path.read_bytes()
+                digest.update(f"{path.relative_to(source)}\0{len(content)}\0".encode())
+                digest.update(content)
+    return digest.hexdigest()
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """Ask git about `source` itself; a work tree around an installed package says nothing about the package."""
+    if not (source / ".git").exists():
+        return None
+    command = ["git", "-C", str(source), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or a work tree that it does not trust
+    return answer.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
