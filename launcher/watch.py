@@ -50,7 +50,7 @@ class AttemptWatch:
                 self._console.say(f"{hang}; ending the attempt")
                 self._attempt.end_now()
             if time.monotonic() > self._deadline or self._stop.is_urgent:
-                self._console.say("ending the ranks without waiting for a save; the newest checkpoint is kept")
+                self._console.say("ending the ranks without waiting any longer; the newest checkpoint is kept")
                 self._attempt.end_now()
             time.sleep(_POLL_SECONDS)
         output.show_new()
