@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launcher.lab.daemons import end_recorded_daemons
 from launcher.lab.lab_error import LabError
-from launcher.lab.layout import DEFAULT_NAME, LAB_ROOT, check_name
+from launcher.lab.layout import DEFAULT_NAME, check_name, lab_directory
 from launcher.lab.network import found_namespaces, remove_network
 from launcher.lab.node_processes import end_processes_in
 from launcher.lab.programs import check_root
@@ -22,7 +22,7 @@ def down(name: str = DEFAULT_NAME) -> bool:
     """
     check_name(name)
     check_root()
-    directory = LAB_ROOT / name
+    directory = lab_directory(name)
     if not directory.exists() and not found_namespaces(name):
         return False  # a link of that name alone would be another's
     for namespace in found_namespaces(name):

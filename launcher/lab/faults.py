@@ -4,7 +4,7 @@ from launcher.lab.layout import Lab
 from launcher.lab.node_processes import end_processes_in
 from launcher.lab.programs import run_step
 from launcher.lab.rate_limit import lift_rate_limit, limit_rate
-from launcher.lab.up import bring_up_nodes
+from launcher.lab.up import bring_up
 
 DEFAULT_MBIT = 10.0
 
@@ -31,4 +31,4 @@ def mend(lab: Lab, node_name: str) -> None:
     node = lab.node(node_name)
     lift_rate_limit(node)
     run_step(f"mending {node.name}", ["ip", "link", "set", node.link, "up"])
-    bring_up_nodes(lab, [node])
+    bring_up(lab, [node])

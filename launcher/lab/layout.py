@@ -96,11 +96,11 @@ class Lab:
         return {"SLURM_CONF": str(self.slurm_conf)} if self.has_slurm else {}
 
     def node(self, name: str) -> Node:
-        """Return the node of that name. Raises LabError that lists the names."""
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        names = ", ".join(node.name for node in self.nodes)
+        """Return the node, or the controller, of that name. Raises LabError that lists the names."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        names = ", ".join(host.name for host in self.hosts)
         raise LabError(f"lab `{self.name}` has no node `{name}`, only {names}")
 
 
@@ -109,7 +109,7 @@ def lay_out(name: str, num_nodes: int, subnet: int, *, has_slurm: bool, root: Pa
     check_name(name)
     if not 1 <= num_nodes <= MAX_NODES:
         raise LabError(f"--nodes {num_nodes}: a lab has 1 to {MAX_NODES} nodes")
-    directory = root / name
+    directory = lab_directory(name, root)
 
     def host(host_name: str, last_byte: int, link_suffix: str) -> Node:
         address = f"10.77.{subnet}.{last_byte}"
@@ -118,6 +118,11 @@ def lay_out(name: str, num_nodes: int, subnet: int, *, has_slurm: bool, root: Pa
     nodes = tuple(host(f"node{number}", number, f"n{number}") for number in range(1, num_nodes + 1))
     controller = host("control", _CONTROLLER_BYTE, "ctl") if has_slurm else None
     return Lab(name, subnet, nodes, controller, directory)
+
+
+def lab_directory(name: str, root: Path = LAB_ROOT) -> Path:
+    """Return where everything of a lab is, but for its namespaces and links."""
+    return root / name
 
 
 def check_name(name: str) -> None:

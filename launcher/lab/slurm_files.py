@@ -75,6 +75,7 @@ def _times() -> list[str]:
     return [
         "SlurmdTimeout=10",  # a dead node is DOWN after some 10 seconds, not 5 minutes
         "SlurmctldTimeout=10",
+        "MessageTimeout=5",  # a ping that nobody answers is waited for so long, and delays the verdict
         "ReturnToService=2",  # a node that comes back is used again, whatever took it down
         "InactiveLimit=0",
         "KillWait=10",

@@ -20,7 +20,7 @@ _KEY_BYTES = 128
 _READY_SECONDS = 90.0  # on a busy machine; an idle one takes two seconds
 _POLL_SECONDS = 0.1
 _CONTROLLER_PORT = 6817
-_USABLE_STATES = ("idle", "mixed", "allocated", "completing")
+_STATES_OF_ABSENCE = ("down", "unknown", "future", "powered")
 
 
 def write_slurm_files(lab: Lab) -> None:
@@ -60,7 +60,7 @@ def controller_daemon(lab: Lab) -> Daemon:
 
 def slurm_daemon(lab: Lab, node: Node) -> Daemon:
     """Return the slurmd of a node."""
-    return Daemon("slurmd", node, (program("slurmd"), "-D", "-N", node.name, "-f", str(lab.slurm_conf)))
+    return Daemon("slurmd", node, (program("slurmd"), "-D", "-b", "-N", node.name, "-f", str(lab.slurm_conf)))
 
 
 def start_controller(lab: Lab) -> None:
@@ -89,13 +89,13 @@ def _listens(address: str) -> bool:
 
 
 def wait_for_slurm(lab: Lab, nodes: Sequence[Node]) -> None:
-    """Return once Slurm would give each of these nodes to a job. Raises LabError with the log of one that is not."""
+    """Return once Slurm sees each of these nodes up. Raises LabError with the log of one that it does not."""
     for node in nodes:
-        _wait(lab, slurm_daemon(lab, node), partial(_is_given_to_jobs, lab, node.name))
+        _wait(lab, slurm_daemon(lab, node), partial(_is_seen_up, lab, node.name))
 
 
-def _is_given_to_jobs(lab: Lab, node_name: str) -> bool:
-    return is_usable(slurm_states(lab).get(node_name, ""))
+def _is_seen_up(lab: Lab, node_name: str) -> bool:
+    return is_up(slurm_states(lab).get(node_name, ""))
 
 
 def slurm_states(lab: Lab) -> dict[str, str]:
@@ -105,6 +105,6 @@ def slurm_states(lab: Lab) -> dict[str, str]:
     return {words[0]: words[1] for line in lines if len(words := line.split()) == 2}
 
 
-def is_usable(state: str) -> bool:
-    """Whether a job may run there; sinfo marks a node that does not answer by a star."""
-    return state in _USABLE_STATES
+def is_up(state: str) -> bool:
+    """Whether the node answers and is not given up; sinfo marks one that does not answer by a star."""
+    return bool(state) and not state.endswith("*") and not state.startswith(_STATES_OF_ABSENCE)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from launcher.lab.lab_error import LabError
-from launcher.lab.layout import LAB_ROOT, Lab, check_name, free_subnet, lay_out
+from launcher.lab.layout import LAB_ROOT, Lab, check_name, free_subnet, lab_directory, lay_out
 from launcher.lab.network import machine_addresses
 from launcher.records import read_json, write_json
 
@@ -25,9 +25,9 @@ def reserve_lab(name: str, num_nodes: int, *, has_slurm: bool) -> Lab:
     """Make the state directory of a new lab, and take a network for it. Raises LabError where the lab is there."""
     lay_out(name, num_nodes, 0, has_slurm=has_slurm)
     with _locked_root():
-        if (LAB_ROOT / name).exists():
+        if lab_directory(name).exists():
             raise LabError(
-                f"lab `{name}` is there already, in {LAB_ROOT / name}: take it down with `llama-dist lab down "
+                f"lab `{name}` is there already, in {lab_directory(name)}: take it down with `llama-dist lab down "
                 f"--name {name}`, or give this one another --name"
             )
         taken = [lab.subnet for lab in list_labs()]
@@ -47,7 +47,7 @@ def release_lab(name: str) -> None:
         return
     with _locked_root():
         with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(LAB_ROOT / name)
+            shutil.rmtree(lab_directory(name))
         if any(path.is_dir() for path in LAB_ROOT.iterdir()):
             return
         mark = LAB_ROOT / _SSHD_DIRECTORY_IS_OURS
@@ -61,7 +61,7 @@ def release_lab(name: str) -> None:
 def find_lab(name: str) -> Lab:
     """Return a lab that `up` has begun. Raises LabError where there is none."""
     check_name(name)
-    lab = _read_lab(LAB_ROOT / name)
+    lab = _read_lab(lab_directory(name))
     if lab is None:
         raise LabError(f"there is no lab `{name}` in {LAB_ROOT}: build one with `llama-dist lab up --name {name}`")
     return lab
@@ -87,17 +87,27 @@ def _read_lab(directory: Path) -> Lab | None:
 @contextmanager
 def _locked_root() -> Iterator[None]:
     """Hold the lock of the directory itself, which the last lab removes: then another one has to be locked."""
-    while True:
-        LAB_ROOT.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = os.open(LAB_ROOT, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if os.path.samestat(os.fstat(descriptor), LAB_ROOT.stat()):
-                    yield
-                    return
-            finally:
-                os.close(descriptor)
+    while (descriptor := _lock_directory(LAB_ROOT)) is None:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock_directory(directory: Path) -> int | None:
+    """Lock the directory and return its descriptor; None if it was removed before the lock was there."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(descriptor), directory.stat()):
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _remove_sshd_directory() -> None:

@@ -39,7 +39,7 @@ class LabStatus:
 
 def read_status(lab: Lab) -> LabStatus:
     """Look at every node. Raises LabError where a tool fails."""
-    return LabStatus(lab.name, str(lab.directory), tuple(_read_node(lab, node) for node in lab.nodes))
+    return LabStatus(lab.name, str(lab.directory), tuple(_read_node(lab, node) for node in lab.hosts))
 
 
 def _read_node(lab: Lab, node: Node) -> NodeStatus:
