@@ -93,7 +93,7 @@ class Examination:
         backend = "nccl" if all(self._hardware[host].gpus.gpus for host in hosts) else "gloo"
         cut = {frozenset((one.source, one.target)) for one in self._unreached}
         speeds = measure_all_pairs(self._nodes, hosts, backend, cut)
-        self.results += check_all_reduce(backend, speeds.pairs, speeds.num_left_out)
+        self.results += check_all_reduce(backend, speeds.pairs, speeds.host_faults, speeds.num_left_out)
 
     def _greet(self) -> None:
         begin = time.monotonic()
