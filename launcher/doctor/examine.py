@@ -131,7 +131,13 @@ class Examination:
         decisive = decisive_files(subject)
         files = {str(path.absolute()): hash_file(path) for path in (*subject.files, *decisive)}
         places = [need.path] if need else []
-        request = {"ask": "storage", "places": places, "datasets": subject.datasets, "files": list(files)}
+        request = {
+            "ask": "storage",
+            "places": places,
+            "counted": places if need and need.is_own else [],
+            "datasets": subject.datasets,
+            "files": list(files),
+        }
         seen: dict[str, Storage] = self._read(request, _FACTS_SECONDS, read_storage)
         config = {host: one.files for host, one in seen.items()}
         self.results += check_config(files, [str(path) for path in decisive], config)

@@ -118,7 +118,7 @@ def make_dataset(path, fingerprint="f" * 32):
 
 def test_a_dataset_is_described_by_its_fingerprint_and_its_files(probe, tmp_path):
     def seen():
-        answer = probe.ask("storage", places=[], datasets=[str(tmp_path / "d")], files=[])["answer"]
+        answer = probe.ask("storage", places=[], counted=[], datasets=[str(tmp_path / "d")], files=[])["answer"]
         return answer["datasets"][str(tmp_path / "d")]
 
     assert "No such file" in seen()["fault"]
@@ -136,7 +136,9 @@ def test_a_dataset_is_described_by_its_fingerprint_and_its_files(probe, tmp_path
 def test_a_place_that_is_not_there_yet_is_judged_by_its_nearest_parent(probe, tmp_path):
     (tmp_path / "here").write_bytes(b"x" * 1000)
     path = str(tmp_path / "not" / "yet")
-    places = probe.ask("storage", places=[path, str(tmp_path)], datasets=[], files=[])["answer"]["places"]
+    places = probe.ask("storage", places=[path, str(tmp_path)], counted=[str(tmp_path)], datasets=[], files=[])[
+        "answer"
+    ]["places"]
     assert places[path]["existing"] == str(tmp_path)
     assert places[path]["used_bytes"] == 0 and places[str(tmp_path)]["used_bytes"] == 1000
     disk = os.statvfs(tmp_path)

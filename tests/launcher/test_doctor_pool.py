@@ -1,5 +1,6 @@
 """The doctor asks all nodes at once, waits no longer than told, and ends what it started. Real probes, no network."""
 
+import contextlib
 import json
 import os
 import sys
@@ -7,14 +8,20 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_run import run_values
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from cluster.probe.answers import NodeProbe
+from cluster.probe.serve import answer_of
 from launcher.doctor.all_reduce import measure_all_pairs
 from launcher.doctor.budget import Budget
 from launcher.doctor.examine import Examination
+from launcher.doctor.node_facts import AnswerError, read_hardware, read_hello, read_storage
 from launcher.doctor.probe_pool import ProbePool, ask_all
 from launcher.doctor.subject import Subject
-from launcher.doctor.visit import quick_checks
-from llama_dist.config import ClusterConfig
+from launcher.doctor.visit import examine, quick_checks
+from llama_dist.config import ClusterConfig, parse_run_config
 
 PROBE = (sys.executable, "-m", "cluster.probe")
 REFUSED = ("sh", "-c", "echo 'ssh: connect to host b port 22: Connection refused' >&2; exit 255")
@@ -79,7 +86,7 @@ def test_a_probe_that_is_killed_is_told_with_its_signal(pool_of):
 def test_a_large_question_to_a_node_that_does_not_read_does_not_block(pool_of):
     pool = pool_of(c=SILENT)
     begin = time.monotonic()
-    ask_all(pool, ["c"], {"ask": "storage", "places": ["x" * 1000] * 1000}, 0.5)
+    ask_all(pool, ["c"], {"ask": "storage", "places": ["x" * 1000] * 1000, "counted": []}, 0.5)
     assert time.monotonic() - begin < 5
     assert pool.lost["c"].kind == "silent"
 
@@ -132,9 +139,47 @@ def test_time_that_is_up_leaves_pairs_out_and_says_how_many(pool_of):
     assert (speeds.pairs, speeds.host_faults, speeds.num_left_out) == ((), {}, 3)
 
 
-def test_this_machine_alone_is_examined_in_a_moment():
-    subject = Subject(ClusterConfig(), ("here",))
-    reports = [quick_checks(subject) for _ in range(3)]
-    assert min(report.seconds for report in reports) < 5
+@pytest.mark.parametrize(("look", "limit_seconds"), [(examine, 5), (quick_checks, 1)])
+def test_this_machine_alone_is_examined_in_a_moment(look, limit_seconds):
+    reports = [look(Subject(ClusterConfig(), ("here",))) for _ in range(3)]
+    assert min(report.seconds for report in reports) < limit_seconds
     assert not reports[0].failures, reports[0].failures
     assert json.loads(json.dumps(reports[0].to_json()))["hosts"] == ["here"]
+
+
+def test_the_quick_checks_find_on_this_machine_what_a_probe_of_its_own_finds(tmp_path):
+    values = run_values(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "manifest.json").write_text("{}")
+    subject = Subject(ClusterConfig(), ("here",), parse_run_config(values, where="test"))
+    quick, whole = quick_checks(subject), examine(subject)
+    assert [(one.check, one.text) for one in quick.failures] == [(one.check, one.text) for one in whole.failures]
+    assert [one.check for one in quick.failures] == ["dataset"]
+    assert not list(tmp_path.glob(".llama-dist-doctor-*"))
+
+
+any_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([read_hello, read_hardware, read_storage]), st.data())
+def test_whatever_a_node_answers_is_read_or_refused(reader, data):
+    """Any field of a good answer may hold anything."""
+    answers = {read_hello: {"ask": "hello"}, read_hardware: {"ask": "hardware"}}
+    request = answers.get(
+        reader, {"ask": "storage", "places": ["/"], "counted": [], "datasets": ["/"], "files": ["/x"]}
+    )
+    values = json.loads(json.dumps(answer_of(NodeProbe(), request)["answer"]))
+    target = values
+    while isinstance(target, dict) and target:
+        name = data.draw(st.sampled_from(sorted(target)))
+        if not isinstance(target[name], dict) or data.draw(st.booleans()):
+            target[name] = data.draw(any_json)
+            break
+        target = target[name]
+    with contextlib.suppress(AnswerError):
+        reader(values)

@@ -33,13 +33,13 @@ def test_all_pairs_meet_once_and_no_host_twice_in_a_round_in_the_fewest_rounds(c
 
 @pytest.mark.parametrize(("free", "verdict"), [(40 * GIB, "ok"), (31 * GIB, "warning"), (29 * GIB, "failed")])
 def test_checkpoints_must_fit_with_what_the_run_has_there_already(free, verdict):
-    need = DiskNeed("/c", 10 * GIB, 4, is_shared=False)
+    need = DiskNeed("/c", True, 10 * GIB, 4, is_shared=False)
     results = check_disk(nodes(PLACE, node2={"free_bytes": free, "used_bytes": 10 * GIB}), need)
     assert [(one.host, one.verdict) for one in results] == [(None if verdict == "ok" else "node2", verdict)]
 
 
 def test_one_full_disk_that_all_share_is_told_once():
-    need = DiskNeed("/c", 200 * GIB, 4, is_shared=True)
+    need = DiskNeed("/c", True, 200 * GIB, 4, is_shared=True)
     assert found(check_disk(nodes(PLACE), need)) == [None]
 
 
