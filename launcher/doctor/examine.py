@@ -93,7 +93,7 @@ class Examination:
         backend = "nccl" if all(self._hardware[host].gpus.gpus for host in hosts) else "gloo"
         cut = {frozenset((one.source, one.target)) for one in self._unreached}
         speeds = measure_all_pairs(self._nodes, hosts, backend, cut)
-        self.results += check_all_reduce(backend, speeds.pairs, speeds.num_left_out)
+        self.results += check_all_reduce(backend, speeds.pairs, speeds.host_faults, speeds.num_left_out)
 
     def _greet(self) -> None:
         begin = time.monotonic()
@@ -131,7 +131,13 @@ class Examination:
         decisive = decisive_files(subject)
         files = {str(path.absolute()): hash_file(path) for path in (*subject.files, *decisive)}
         places = [need.path] if need else []
-        request = {"ask": "storage", "places": places, "datasets": subject.datasets, "files": list(files)}
+        request = {
+            "ask": "storage",
+            "places": places,
+            "counted": places if need and need.is_own else [],
+            "datasets": subject.datasets,
+            "files": list(files),
+        }
         seen: dict[str, Storage] = self._read(request, _FACTS_SECONDS, read_storage)
         config = {host: one.files for host, one in seen.items()}
         self.results += check_config(files, [str(path) for path in decisive], config)

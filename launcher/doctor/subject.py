@@ -83,21 +83,16 @@ def disk_need(subject: Subject) -> DiskNeed | None:
     size = config.model.num_parameters * _CHECKPOINT_BYTES_PER_PARAMETER * _CHECKPOINT_MARGIN
     if not checkpoint.shared:
         size /= len(subject.hosts)  # each node keeps what its own ranks write
+    is_own = os.path.lexists(run.checkpoints) or checkpoint.directory is None
     num_by_clock = 1 if checkpoint.interval_minutes else 0
     num_lasting = config.train.num_steps // checkpoint.keep_every_steps if checkpoint.keep_every_steps else 0
     return DiskNeed(
-        path=checkpoint_place(run, checkpoint.directory),
+        path=os.path.realpath(run.checkpoints if is_own else str(checkpoint.directory)),
+        is_own=is_own,
         checkpoint_bytes=round(size),
         num_checkpoints=checkpoint.keep_last + checkpoint.keep_best + num_lasting + num_by_clock + 1,
         is_shared=checkpoint.shared,
     )
-
-
-def checkpoint_place(run: RunDirectory, directory: str | None) -> str:
-    """Return where the checkpoints lie, or will lie."""
-    if os.path.lexists(run.checkpoints) or directory is None:
-        return os.path.realpath(run.checkpoints)
-    return str(Path(directory).absolute())
 
 
 def memory_need(subject: Subject, num_gpus_per_node: int) -> MemoryNeed | None:
