@@ -18,6 +18,7 @@ from launcher.errors import LeaseLostError, RunDirectoryError
 from launcher.launch import Launch
 from launcher.lost_checkpoints import bring_back_checkpoints
 from launcher.plan import log_directory, node_environment
+from launcher.preflight import check_before_launch
 from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
@@ -38,6 +39,7 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     run = launch.run
     if not run.path.exists():
         backend.check()
+    check_before_launch(launch, console)
     create_run_directory(run)
     with stop_on_signals(run.stop_request) as stop:
         with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.facts import MachineFacts
 from cluster.hostfile import read_hostfile
 from cluster.inventory import Inventory, InventoryNode, inventory_of_hosts
 from cluster.scheduler import read_started
@@ -12,13 +11,13 @@ from cluster.started import Started
 from llama_dist.config import ClusterConfig, ConfigError
 
 
-def inventory_of(cluster: ClusterConfig, machine: MachineFacts, environment: Mapping[str, str]) -> Inventory:
+def inventory_of(cluster: ClusterConfig, this_host: str, environment: Mapping[str, str]) -> Inventory:
     """Nodes in the order of their ranks; this machine alone for `local`. Raises ConfigError with every fault."""
     if cluster.hosts and cluster.hostfile:
         raise ConfigError("cluster.hosts and cluster.hostfile both name nodes: leave one of them out")
     match cluster.backend:
         case "local":
-            return Inventory((InventoryNode(machine.host, None),), "this machine")
+            return Inventory((InventoryNode(this_host, None),), "this machine")
         case "slurm":
             return read_slurm_allocation(environment) or _job_to_come(cluster)
         case "kubernetes":
