@@ -25,7 +25,7 @@ from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
-from llama_dist.config import ReportedError, RunDirectory, dump_config, set_aside_path
+from llama_dist.config import ConfigError, ReportedError, RunDirectory, dump_config, set_aside_path
 from llama_dist.exit_codes import ExitCode
 
 
@@ -37,10 +37,16 @@ def execute(launch: Launch, console: Console) -> int:
 
 def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     run = launch.run
-    if not run.path.exists():
+    is_new = not run.path.exists()
+    if is_new:
         backend.check()
-    check_before_launch(launch, console)
     create_run_directory(run)
+    try:
+        check_before_launch(launch, console)
+    except ConfigError:
+        if is_new:
+            run.path.rmdir()  # nothing else was written yet
+        raise
     with stop_on_signals(run.stop_request) as stop:
         with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
             stop.discard()
