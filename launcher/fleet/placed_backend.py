@@ -97,7 +97,7 @@ class PlacedBackend:
     def _listen(self) -> None:
         """Open the door for agents that come by themselves. They look for it in the run directory."""
         if self._placement.agents_join and self._listener is None:
-            self._listener = Listener(self._run, self._fleet.hosts[0], self._fleet.add)
+            self._listener = Listener(self._run, self._fleet.hosts, self._fleet.add)
 
     def _greet(self, set_aside: Mapping[str, str]) -> None:
         """Reach the nodes, wait until each has answered or cannot, and drop those that run another program."""
