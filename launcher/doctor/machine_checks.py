@@ -113,10 +113,8 @@ def check_idle(nodes: Mapping[str, Hardware]) -> list[CheckResult]:
     return summed_up(IDLE, list(nodes), findings, "nothing else works on any node")
 
 
-def check_memory(nodes: Mapping[str, Hardware], need: MemoryNeed | None) -> list[CheckResult]:
+def check_memory(nodes: Mapping[str, Hardware], need: MemoryNeed) -> list[CheckResult]:
     """Judge whether the ranks of each node fit: into a GPU each, or together into the free memory of the host."""
-    if need is None:
-        return [CheckResult(MEMORY, None, "skipped", "no run file, or a topology that `llama-dist plan` refuses")]
     findings = {}
     for host, node in nodes.items():
         on_gpus = bool(node.gpus.gpus)
