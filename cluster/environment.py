@@ -37,6 +37,8 @@ _SECRET_NAME = re.compile(r"TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|(^|_)(API_?)
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 MASK = "***"
+FLIGHT_RECORDER_STEM = "collectives_rank_"
+"""The recorder of a rank writes the file `<stem><rank>`, and listens to the pipe `<stem><rank>.pipe`, of its logs."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,16 @@ class Variable:
 
 
 def worker_environment(
-    facts: MachineFacts, num_processes: int, log_directory: Path, caller: Mapping[str, str]
+    facts: MachineFacts, num_processes: int, log_directory: Path, caller: Mapping[str, str], interface: str = "lo"
 ) -> tuple[Variable, ...]:
     """Everything that a rank sees, apart from what torchrun adds (RANK, WORLD_SIZE, MASTER_ADDR and the like).
 
-    `num_processes` share the machine. A variable of the caller's that the allow list names wins over ours,
+    `num_processes` share the machine; ranks meet on the network `interface`, or where it is empty on the one that the
+    host's name leads to. A variable of the caller's that the allow list names wins over ours,
     so that a user can tune what they know better.
     """
-    ours = [*_python(), *_threads(facts, num_processes), *_allocator(), *_network()]
-    ours += _cuda(log_directory) if facts.gpus else _cpu()
+    ours = [*_python(), *_threads(facts, num_processes), *_allocator(), *_gloo(interface)]
+    ours += _cuda(log_directory, interface) if facts.gpus else _cpu()
     return _merge(ours, caller, _PASSED_NAMES, _PASSED_PREFIXES)
 
 
@@ -136,19 +139,27 @@ def _allocator() -> list[Variable]:
     ]
 
 
-def _network() -> list[Variable]:
-    return [Variable("GLOO_SOCKET_IFNAME", "lo", "one machine: gloo needs no name lookup and no other interface")]
+def _gloo(interface: str) -> list[Variable]:
+    return [Variable("GLOO_SOCKET_IFNAME", interface, _why(interface))] if interface else []
+
+
+def _why(interface: str) -> str:
+    if interface == "lo":
+        return "one machine: no name lookup and no other interface"
+    return "where the node's address is: no name lookup, and no interface that leads elsewhere"
 
 
 def _cpu() -> list[Variable]:
     return [Variable("DS_ACCELERATOR", "cpu", "no GPU here: DeepSpeed must not look for one")]
 
 
-def _cuda(log_directory: Path) -> list[Variable]:
+def _cuda(log_directory: Path, interface: str) -> list[Variable]:
+    stem = str(log_directory / FLIGHT_RECORDER_STEM)
     return [
-        Variable("NCCL_SOCKET_IFNAME", "lo", "one machine: NCCL's bootstrap stays on it"),
+        *([Variable("NCCL_SOCKET_IFNAME", interface, f"NCCL's bootstrap; {_why(interface)}")] if interface else []),
         Variable("TORCH_NCCL_ASYNC_ERROR_HANDLING", "3", "a collective that failed ends the rank instead of hanging"),
         Variable("TORCH_FR_BUFFER_SIZE", "2000", "flight recorder: the last 2000 collectives of each rank"),
         Variable("TORCH_NCCL_DUMP_ON_TIMEOUT", "1", "a time-out writes the flight recorder down"),
-        Variable("TORCH_FR_DUMP_TEMP_FILE", str(log_directory / "collectives_rank_"), "beside the rank's log"),
+        Variable("TORCH_FR_DUMP_TEMP_FILE", stem, "beside the rank's log"),
+        Variable("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", stem, "the supervisor asks through it what a hung rank waits for"),
     ]

@@ -31,6 +31,12 @@ class MachineFacts:
     memory_bytes: int
     gpus: tuple[Gpu, ...]
 
+    address: str = ""
+    """IP address by which the other nodes reach it; empty where there are none."""
+
+    interface: str = ""
+    """Network interface with that address."""
+
 
 def read_machine_facts(environment: Mapping[str, str]) -> MachineFacts:
     """Look at this machine; `environment` gives PATH for `nvidia-smi` and CUDA_VISIBLE_DEVICES."""

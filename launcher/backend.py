@@ -1,12 +1,13 @@
 """The seam between supervision and whatever starts the processes of an attempt. Starts nothing itself."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from cluster.facts import MachineFacts
 from launcher.agent_log import WorkerFailures
+from llama_dist.config import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,21 @@ class NodeSpec:
 class AttemptSpec:
     """All that a backend needs: one entry a node, in the order of their ranks."""
 
+    run: RunDirectory
+    attempt: int
     nodes: Sequence[NodeSpec]
     num_ranks: int
-    log_directory: Path
+    changes: Sequence[str] = ()
+    """What differs from the config that the user gave, for people."""
+
+    @property
+    def log_directory(self) -> Path:
+        """Where the output of agents and ranks goes."""
+        return self.run.attempt(self.attempt) / "logs"
+
+    def agent_log(self, host: str) -> Path:
+        """Output of the torchrun agent of a node."""
+        return self.log_directory / ("agent.log" if len(self.nodes) == 1 else f"agent_{host}.log")
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,10 @@ class RankBeat:
 
     process_state: str
     """Letter of /proc/PID/stat: R running, S sleeping, D waiting for a disk, T stopped, Z ended; empty: not there."""
+
+    def older_by(self, seconds: float) -> "RankBeat":
+        """The same sign of life, some time later."""
+        return replace(self, age_seconds=self.age_seconds + seconds)
 
 
 class RunningAttempt(Protocol):
@@ -85,6 +102,9 @@ class Machines:
     absent: Mapping[str, str] = field(default_factory=dict)
     """Host to reason, for those that were asked for and cannot be had."""
 
+    master_port: int = 0
+    """Port of the first node on which the workers will meet; 0 where it is chosen later."""
+
 
 class Backend(Protocol):
     """Starts attempts on some kind of machines."""
@@ -93,8 +113,11 @@ class Backend(Protocol):
         """Raise ReportedError for what would make every start fail, before anything is written."""
         ...
 
-    def gather(self) -> Machines:
-        """Reach the machines; answers those that are there. Raises ReportedError where too few are."""
+    def gather(self, set_aside: Mapping[str, str]) -> Machines:
+        """Reach the machines, without those set aside (host to reason); answers those that the next attempt has.
+
+        Raises TooFewNodesError where they are too few.
+        """
         ...
 
     def has_more_nodes(self) -> bool:
@@ -103,6 +126,10 @@ class Backend(Protocol):
 
     def start(self, spec: AttemptSpec) -> RunningAttempt:
         """Start one attempt on machines that `gather` answered; returns as soon as its agents run."""
+        ...
+
+    def take_signals(self) -> list[str]:
+        """Return the names of signals that a scheduler sent to the nodes since the last call."""
         ...
 
     def close(self) -> None:

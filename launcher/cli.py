@@ -92,6 +92,16 @@ def launch(
             typer.echo(f"changed:{line}", err=True)
         _print_plan(checked, as_json=as_json)
         return
+    from launcher.hosts import is_outside_allocation
+
+    if is_outside_allocation(checked.cluster, os.environ):
+        from launcher.submit import submit
+
+        raise typer.Exit(submit(checked, Console()))
+    if checked.cluster.backend == "started":
+        from launcher.started import take_part
+
+        raise typer.Exit(take_part(checked, Console()))
     if detach:
         from launcher.detach import launch_detached
 
@@ -116,8 +126,13 @@ def status(run: Run, *, runs_directory: RunsDirectory = Path("runs"), as_json: A
 
 
 @app.command()
-def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
-    """Let a live run save and end, and wait until it has.
+def stop(
+    run: Run,
+    *,
+    now: Annotated[bool, typer.Option("--now", help="End the ranks without a save.")] = False,
+    runs_directory: RunsDirectory = Path("runs"),
+) -> None:
+    """Let a live run save and end, and wait until it has; from any host that sees the run's directory.
 
     Example: llama-dist stop tiny
     """
@@ -125,7 +140,7 @@ def stop(run: Run, *, runs_directory: RunsDirectory = Path("runs")) -> None:
     from launcher.run_lookup import find_run
     from launcher.stop import stop_run
 
-    stop_run(find_run(run, runs_directory), Console())
+    stop_run(find_run(run, runs_directory), Console(), now=now)
 
 
 @app.command()
@@ -235,10 +250,16 @@ def _run() -> int:
 
 
 def _print_plan(launch: "Launch", *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from launcher.dry_run import describe_start
     from launcher.render import render_plan
 
-    plan = launch.plan_next()
-    _print(plan, render_plan(plan), as_json=as_json)
+    plan, start = launch.plan_next(), describe_start(launch)
+    if as_json:
+        typer.echo(json.dumps(asdict(plan) | {"start": asdict(start)}, indent=2))
+    else:
+        typer.echo("\n".join([render_plan(plan), *start.to_lines()]))
 
 
 def _print(record: Any, text: str, *, as_json: bool) -> None:

@@ -1,20 +1,22 @@
 """Starts a launch in a session of its own, and returns once its supervisor is up. Supervises nothing."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from launcher.agent_log import read_tail
+from launcher.backends import backend_of
 from launcher.console import Console
 from launcher.edge import run_at_edge
-from launcher.execute import backend_of, create_run_directory, execute
+from launcher.execute import create_run_directory, execute
 from launcher.launch import Launch, LaunchRequest, check_launch
 from launcher.records import read_supervisor
 from launcher.run_lock import lock_run
+from launcher.stored_request import request_from_json, request_to_json
 
 _POLL_SECONDS = 0.05
 
@@ -24,13 +26,13 @@ def launch_detached(launch: Launch, console: Console) -> int:
 
     What can be refused is refused here first, where the user sees it. Raises ReportedError.
     """
-    backend = backend_of(launch)
-    if not launch.run.path.exists():
-        backend.check()
-    create_run_directory(launch.run)
-    with lock_run(launch.run):
-        launch.find_changes()
-        backend.check()
+    with contextlib.closing(backend_of(launch)) as backend:
+        if not launch.run.path.exists():
+            backend.check()
+        create_run_directory(launch.run)
+        with lock_run(launch.run, launch.config.supervision.lease_seconds, console.say):
+            launch.find_changes()
+            backend.check()
     log = launch.run.path / "launch.log"
     start = log.stat().st_size if log.exists() else 0
     process = _start(launch.request, log)
@@ -60,24 +62,12 @@ def _start(request: LaunchRequest, log: Path) -> subprocess.Popen[bytes]:
         os.close(descriptor)
     assert process.stdin is not None
     with process.stdin as pipe:
-        pipe.write(json.dumps(asdict(request), default=str).encode())
+        pipe.write(json.dumps(request_to_json(request)).encode())
     return process
 
 
-def _read_request(text: str) -> LaunchRequest:
-    values = json.loads(text)
-    return LaunchRequest(
-        run_file=Path(values["run_file"]),
-        cluster_file=Path(values["cluster_file"]) if values["cluster_file"] else None,
-        overrides=tuple(values["overrides"]),
-        allow_changes=tuple(values["allow_changes"]),
-        fresh=values["fresh"],
-        worker_module=values["worker_module"],
-    )
-
-
 def _execute_from_stdin() -> int:
-    return execute(check_launch(_read_request(sys.stdin.read()), os.environ), Console())
+    return execute(check_launch(request_from_json(json.loads(sys.stdin.read())), os.environ), Console())
 
 
 if __name__ == "__main__":

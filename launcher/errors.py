@@ -10,7 +10,25 @@ class LiveRunError(ReportedError):
     exit_code = ExitCode.BAD_INPUT
 
 
+class LeaseLostError(ReportedError):
+    """The run is, or may be, another supervisor's by now: nothing of it may be written any more."""
+
+    exit_code = ExitCode.RETRY
+
+
 class RunDirectoryError(ReportedError):
     """The run directory cannot be written or read."""
 
     exit_code = ExitCode.STORAGE
+
+
+class TooFewNodesError(ReportedError):
+    """Fewer nodes answer than an attempt needs. They may come back."""
+
+    exit_code = ExitCode.RETRY
+
+
+class SubmissionError(ReportedError):
+    """A scheduler did not take the job."""
+
+    exit_code = ExitCode.BAD_INPUT

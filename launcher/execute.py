@@ -7,47 +7,54 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from cluster.environment import as_mapping, shipper_environment, worker_environment
+from cluster.environment import as_mapping, shipper_environment
 from launcher.attempt_files import write_attempt, write_config
-from launcher.backend import AttemptSpec, Backend
-from launcher.changes import Change, describe_changes
+from launcher.backend import AttemptSpec, Backend, Machines, NodeSpec
+from launcher.backends import backend_of
+from launcher.changes import Change, describe_changes, find_changes
 from launcher.checkpoint_link import link_checkpoints
 from launcher.console import Console
-from launcher.errors import RunDirectoryError
+from launcher.errors import LeaseLostError, RunDirectoryError
 from launcher.launch import Launch
-from launcher.local_backend import LocalBackend
 from launcher.lost_checkpoints import bring_back_checkpoints
-from launcher.plan import log_directory
+from launcher.plan import log_directory, node_environment
+from launcher.preflight import check_before_launch
 from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
-from llama_dist.config import ReportedError, RunDirectory, set_aside_path
+from llama_dist.config import ReportedError, RunDirectory, dump_config, set_aside_path
 from llama_dist.exit_codes import ExitCode
-
-
-def backend_of(launch: Launch) -> Backend:
-    """Return what starts the processes; the config admits `local` alone."""
-    return LocalBackend(launch.cluster)
 
 
 def execute(launch: Launch, console: Console) -> int:
     """Run the launch; answers the run's exit code. Raises ReportedError before anything starts."""
-    run, backend = launch.run, backend_of(launch)
+    with contextlib.closing(backend_of(launch)) as backend:
+        return _execute_on(backend, launch, console)
+
+
+def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
+    run = launch.run
     if not run.path.exists():
         backend.check()
+    check_before_launch(launch, console)
     create_run_directory(run)
-    with stop_on_signals() as stop:
-        with _disk_faults_told(run), lock_run(run):
+    with stop_on_signals(run.stop_request) as stop:
+        with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
+            stop.discard()
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
             preparation = _Preparation(launch, changes)
-            num_ranks = launch.plan_next().world_size
-            supervised = Supervised(run, launch.config, num_ranks, backend, preparation.prepare)
-            code = _supervise(Supervisor(supervised, stop, console), run)
+            supervised = Supervised(run, launch.config, backend, preparation.prepare)
+            try:
+                code = _supervise(Supervisor(supervised, stop, console, lease), run)
+            except LeaseLostError:
+                if preparation.shipper:  # the new owner has one of its own
+                    preparation.shipper.end()
+                raise
         if preparation.shipper:  # without the lock: the run has ended, and may be launched again
             preparation.shipper.finish(console)
     return code
@@ -72,18 +79,23 @@ class _Preparation:
         self._launch = launch
         self._changes = changes
 
-    def prepare(self, number: int) -> AttemptSpec:
-        """Write the attempt down and answer how it is started."""
+    def prepare(self, number: int, machines: Machines) -> AttemptSpec:
+        """Write the attempt down and answer how it is started on these machines."""
         launch, caller = self._launch, self._launch.caller_environment
-        plan = launch.plan_attempt(number)
-        write_attempt(launch.run, launch.config, plan, self._changes)
+        fitted = launch.fit(machines)
+        plan = launch.plan_attempt(number, machines, fitted.config)
+        changes = self._changes + find_changes(dump_config(launch.config), dump_config(fitted.config), ())
+        write_attempt(launch.run, fitted.config, plan, changes)
         self._changes = ()  # the next attempt of this launch has the same config
         if self.shipper is None and launch.config.metrics.mlflow:
             environment = shipper_environment(caller, launch.config.metrics.tracking_uri)
             self.shipper = Shipper(launch.run, as_mapping(environment))
-        logs = log_directory(launch.run, number)
-        environment = worker_environment(launch.machine, plan.world_size, logs, caller)
-        return AttemptSpec(plan.agent_command, as_mapping(environment), logs)
+        logs, per_node = log_directory(launch.run, number), plan.world_size // len(machines.nodes)
+        nodes = [
+            NodeSpec(one.host, command, as_mapping(node_environment(machines, one, per_node, logs, caller)))
+            for one, command in zip(machines.nodes, plan.agent_commands, strict=True)
+        ]
+        return AttemptSpec(launch.run, number, nodes, plan.world_size, describe_changes(changes))
 
 
 @contextlib.contextmanager
@@ -136,6 +148,8 @@ def _supervise(supervisor: Supervisor, run: RunDirectory) -> int:
     """Supervise; an error of the supervisor itself is written down as the run's end before it is told."""
     try:
         return supervisor.supervise()
+    except LeaseLostError:
+        raise  # what it would write down is another supervisor's now
     except Exception as error:
         code = error.exit_code if isinstance(error, ReportedError) else ExitCode.OUR_BUG
         reported: Exception | None = None

@@ -1,7 +1,8 @@
 """What would work instead of a topology that breaks the rules: the smallest changes that pass all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 from llama_dist.config import RULES, ConfigError, RunConfig, check_rules
 
@@ -27,6 +28,12 @@ def find_offers(config: RunConfig, world_size: int) -> list[tuple[str, ...]]:
     return [tuple(f"{key}={value}" for key, value in changes) for changes in legal[:_MAX_OFFERS]]
 
 
+def take_offer(config: RunConfig, offer: Sequence[str]) -> RunConfig:
+    """Apply the overrides of one offer."""
+    changes = ((key, int(value)) for key, _, value in (text.partition("=") for text in offer))
+    return _changed(config, dict(changes))
+
+
 Changes = tuple[tuple[str, int], ...]
 
 
@@ -45,14 +52,21 @@ def _candidates(config: RunConfig, world_size: int) -> Iterator[Changes]:
 
 
 def _is_legal(config: RunConfig, changes: Changes, world_size: int) -> bool:
-    values = dict(changes)
-    changed = config.model_copy(
+    changed = _changed(config, dict(changes))
+    return all(rule.broken_by(changed, world_size) is None for rule in RULES)
+
+
+def _changed(config: RunConfig, values: dict[str, int]) -> RunConfig:
+    """Another number of stages makes an uneven cut that was told meaningless."""
+    parallel: dict[str, Any] = dict(_below("parallel.", values))
+    if "pipeline_stages" in parallel:
+        parallel["layers_per_stage"] = None
+    return config.model_copy(
         update={
-            "parallel": config.parallel.model_copy(update=_below("parallel.", values)),
+            "parallel": config.parallel.model_copy(update=parallel),
             "batch": config.batch.model_copy(update=_below("batch.", values)),
         }
     )
-    return all(rule.broken_by(changed, world_size) is None for rule in RULES)
 
 
 def _below(prefix: str, values: dict[str, int]) -> dict[str, int]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from cluster.environment import Variable, masked, shipper_environment, worker_environment
 from cluster.facts import MachineFacts
 from launcher import tied
+from launcher.backend import Machines
 from launcher.memory import StageMemory, estimate_memory
 from launcher.offers import check_topology
 from llama_dist.config import ClusterConfig, ConfigError, RunConfig, RunDirectory
 
 TRAINER_MODULE = "llama_dist.train"
+_MEET_SECONDS = 120  # for the slowest node to start its agent, whose import of torch comes from a cold disk
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Plan:
     run_directory: str
     attempt: int
     backend: str
-    machine: MachineFacts
+    machines: tuple[MachineFacts, ...]
     world_size: int
     dp_size: int
     pp_size: int
@@ -48,49 +50,54 @@ class Plan:
     num_parameters: int
     memory_per_rank: tuple[StageMemory, ...]
     pipeline_bubble: float
-    agent_command: tuple[str, ...]
+    agent_commands: tuple[tuple[str, ...], ...]
+    """One a node, in the order of `machines`."""
+
     worker_command: tuple[str, ...]
     worker_environment: tuple[Variable, ...]
+    """Of the first node's ranks; elsewhere cores, GPUs and the network's interface may differ."""
+
     shipper_environment: tuple[Variable, ...]
 
 
 def make_plan(
     config: RunConfig,
     cluster: ClusterConfig,
-    machine: MachineFacts,
+    machines: Machines,
     caller_environment: Mapping[str, str],
     *,
     attempt: int = 1,
     worker_module: str = TRAINER_MODULE,
 ) -> Plan:
     """Plan one attempt. Raises ConfigError for a topology that cannot work, with what could."""
-    world_size = num_processes(cluster, machine)
+    per_node = num_processes_per_node(cluster, machines.nodes)
+    world_size = per_node * len(machines.nodes)
     check_topology(config, world_size)
     run = run_directory_of(config)
     pp_size = config.parallel.pipeline_stages
     dp_size = world_size // pp_size
     accumulation = config.batch.global_batch_sequences // (config.batch.micro_batch_sequences * dp_size)
     tokens_per_step = config.batch.global_batch_sequences * config.data.sequence_length_tokens
-    worker = worker_command(run, attempt, worker_module)
-    workers = worker_environment(machine, world_size, log_directory(run, attempt), caller_environment)
+    worker = worker_command(cluster, run, attempt, worker_module)
+    workers = node_environment(machines, machines.nodes[0], per_node, log_directory(run, attempt), caller_environment)
     shippers = shipper_environment(caller_environment, config.metrics.tracking_uri)
     return Plan(
         run=config.name,
         run_directory=str(run.path),
         attempt=attempt,
         backend=cluster.backend,
-        machine=machine,
+        machines=machines.nodes,
         world_size=world_size,
         dp_size=dp_size,
         pp_size=pp_size,
-        ranks=place_ranks([machine.host], world_size, pp_size),
+        ranks=place_ranks([one.host for one in machines.nodes], per_node, pp_size),
         accumulation_micro_batches=accumulation,
         tokens_per_step=tokens_per_step,
         tokens_total=tokens_per_step * config.train.num_steps,
         num_parameters=config.model.num_parameters,
         memory_per_rank=estimate_memory(config, dp_size, accumulation),
         pipeline_bubble=pipeline_bubble(pp_size, accumulation),
-        agent_command=agent_command(run, attempt, cluster, world_size, worker),
+        agent_commands=agent_commands(run, attempt, cluster, machines, per_node, worker),
         worker_command=worker,
         worker_environment=masked(workers),
         shipper_environment=masked(shippers) if config.metrics.mlflow else (),
@@ -107,15 +114,29 @@ def log_directory(run: RunDirectory, attempt: int) -> Path:
     return run.attempt(attempt) / "logs"
 
 
-def num_processes(cluster: ClusterConfig, machine: MachineFacts) -> int:
-    """Return the processes of the machine: as configured, or one per GPU, or one. Raises ConfigError."""
-    count = cluster.num_processes_per_node or max(1, len(machine.gpus))
-    if machine.gpus and count > len(machine.gpus):
-        raise ConfigError(
-            f"num_processes_per_node {count}, but {machine.host} shows {len(machine.gpus)} GPU(s), and NCCL refuses "
-            f"two ranks on one: use at most {len(machine.gpus)}, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
-        )
+def num_processes_per_node(cluster: ClusterConfig, machines: Sequence[MachineFacts]) -> int:
+    """Return the processes of each node: as configured, or one per GPU of the node with fewest, or one.
+
+    Raises ConfigError with every node that has fewer GPUs than processes.
+    """
+    count = cluster.num_processes_per_node or max(1, min(len(machine.gpus) for machine in machines))
+    faults = [
+        f"num_processes_per_node {count}, but {machine.host} shows {len(machine.gpus)} GPU(s), and NCCL refuses "
+        f"two ranks on one: use at most {len(machine.gpus)}, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
+        for machine in machines
+        if machine.gpus and count > len(machine.gpus)
+    ]
+    if faults:
+        raise ConfigError("\n".join(faults))
     return count
+
+
+def node_environment(
+    machines: Machines, machine: MachineFacts, per_node: int, logs: Path, caller: Mapping[str, str]
+) -> tuple[Variable, ...]:
+    """Return the environment of the ranks of one node: on a node alone they meet on the loopback interface."""
+    interface = "lo" if len(machines.nodes) == 1 else machine.interface
+    return worker_environment(machine, per_node, logs, caller, interface)
 
 
 def place_ranks(hosts: Sequence[str], num_processes_per_node: int, pp_size: int) -> tuple[RankPlace, ...]:
@@ -138,27 +159,55 @@ def pipeline_bubble(pp_size: int, num_micro_batches: int) -> float:
     return (pp_size - 1) / (num_micro_batches + pp_size - 1)
 
 
-def worker_command(run: RunDirectory, attempt: int, module: str) -> tuple[str, ...]:
+def worker_command(cluster: ClusterConfig, run: RunDirectory, attempt: int, module: str) -> tuple[str, ...]:
     """Return the command of one rank."""
-    return (sys.executable, "-m", module, "--run-directory", str(run.path), "--attempt", str(attempt))
+    return (python_of(cluster), "-m", module, "--run-directory", str(run.path), "--attempt", str(attempt))
 
 
-def agent_command(
-    run: RunDirectory, attempt: int, cluster: ClusterConfig, num_processes: int, worker: Sequence[str]
-) -> tuple[str, ...]:
-    """Return the torchrun agent's command, which starts `tied.py` for each rank, which becomes `worker`.
+def agent_commands(
+    run: RunDirectory, attempt: int, cluster: ClusterConfig, machines: Machines, per_node: int, worker: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """Return each node's torchrun agent, which starts `tied.py` for each rank, which becomes `worker`."""
+    logs = log_directory(run, attempt)
+    num_nodes = len(machines.nodes)
+    common = (
+        *("--nnodes", str(num_nodes), "--nproc-per-node", str(per_node), "--max-restarts", "0"),
+        *("--log-dir", str(logs / "torchrun")),
+    )
+    return tuple(
+        (
+            *(python_of(cluster), "-m", "torch.distributed.run", *common),
+            *(_meet_alone(cluster) if num_nodes == 1 else _meet(machines, number)),
+            *("--no-python", *tied_command(logs, worker)),
+        )
+        for number in range(num_nodes)
+    )
 
-    Port 0 lets the agent take a free one itself, so that none can be lost between choosing and listening.
+
+def _meet_alone(cluster: ClusterConfig) -> tuple[str, ...]:
+    """Port 0 lets the agent take a free one itself, so that none can be lost between choosing and listening.
+
     `is_host=1` makes a taken port an error at once, where the agent would else wait for a host that never comes.
     """
-    logs = log_directory(run, attempt)
     return (
-        *(sys.executable, "-m", "torch.distributed.run"),
-        *("--nnodes", "1", "--nproc-per-node", str(num_processes), "--max-restarts", "0"),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{cluster.rendezvous_port or 0}"),
-        *("--rdzv-conf", "is_host=1", "--local-addr", "127.0.0.1", "--log-dir", str(logs / "torchrun")),
-        *("--no-python", *tied_command(logs, worker)),
+        *("--rdzv-conf", "is_host=1", "--local-addr", "127.0.0.1"),
     )
+
+
+def _meet(machines: Machines, number: int) -> tuple[str, ...]:
+    """Every node is told its number, so that ranks stand where the plan says: a dynamic rendezvous would deal them."""
+    master, own = machines.nodes[0], machines.nodes[number]
+    return (
+        *("--node-rank", str(number), "--master-addr", master.address or master.host),
+        *("--master-port", str(machines.master_port), "--rdzv-conf", f"timeout={_MEET_SECONDS}"),
+        *("--local-addr", own.address or own.host),
+    )
+
+
+def python_of(cluster: ClusterConfig) -> str:
+    """Return the interpreter on the nodes."""
+    return cluster.python or sys.executable
 
 
 def tied_command(logs: Path | None, command: Sequence[str]) -> tuple[str, ...]:

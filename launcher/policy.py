@@ -1,9 +1,11 @@
 """What follows from the end of an attempt: done, try again, or stop and say why. Pure decisions; no clock, no files."""
 
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from launcher.causes import Cause, advice_on, blamed, cause_of_attempt, cause_of_end, is_out_of_memory, last_line
+from launcher.ends import Outcome, RankEnd
 from llama_dist.config import SupervisionConfig
 from llama_dist.exit_codes import ExitCode
 
@@ -16,64 +18,29 @@ _MEANINGS = {
     ExitCode.STOPPED: "asked to stop, saved first",
     ExitCode.RETRY: "a peer or the network was lost",
 }
-
-
-Manifests = frozenset[tuple[int, int]]
-"""The checkpoints there are: step, and the time in nanoseconds at which the manifest was written."""
+_MOST_KILLS_FOR_MEMORY = 1  # another program may have taken the memory once; twice, it is too little
 
 
 @dataclass(frozen=True)
-class RankEnd:
-    """How one rank ended. `status` is of its process: negative for a signal, None where nobody saw it."""
+class Past:
+    """What counts of the attempts of this launch that have ended."""
 
-    rank: int
-    status: int | None
-    recorded_code: int | None
-    reason: str
-    step: int | None
+    attempts: int = 0
+    without_progress: int = 0
+    """Attempts in a row that saved no checkpoint."""
 
-    @property
-    def code(self) -> int | None:
-        """Exit code: what the rank wrote down, or else what its process left; None for a killed or lost rank."""
-        if self.recorded_code is not None:
-            return self.recorded_code
-        return self.status if self.status is not None and self.status >= 0 else None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One attempt after its end. `first_failed_rank` is the one that the agent saw fail first."""
-
-    agent_status: int
-    ranks: tuple[RankEnd, ...]
-    first_failed_rank: int | None
-    manifests_before: Manifests
-    manifests_after: Manifests
-    stop_requested: bool
-
-    @property
-    def step_before(self) -> int | None:
-        """Newest checkpoint before the attempt."""
-        return max((step for step, _ in self.manifests_before), default=None)
-
-    @property
-    def step_after(self) -> int | None:
-        """Newest checkpoint after the attempt."""
-        return max((step for step, _ in self.manifests_after), default=None)
-
-    @property
-    def made_progress(self) -> bool:
-        """Whether the attempt saved a checkpoint, be it of an older step than a damaged one that lies there still."""
-        return bool(self.manifests_after - self.manifests_before)
+    killed_for_memory: int = 0
+    """Those of them that the kernel's out-of-memory killer ended."""
 
 
 @dataclass(frozen=True)
 class Retry:
-    """Start another attempt after a wait."""
+    """Start another attempt after a wait, with this past."""
 
     delay_seconds: float
-    attempts_without_progress: int
+    past: Past
     reason: str
+    cause: Cause
 
 
 @dataclass(frozen=True)
@@ -85,23 +52,15 @@ class Finish:
     reason: str
     culprit: int | None = None
 
+    cause: Cause | None = None
+    """None for a run that is done, or was stopped."""
 
-def decide(outcome: Outcome, attempts_without_progress: int, limits: SupervisionConfig) -> Retry | Finish:
-    """Decide on exit codes and progress alone; `attempts_without_progress` counts those before this one."""
+
+def decide(outcome: Outcome, past: Past, limits: SupervisionConfig) -> Retry | Finish:
+    """Decide on exit codes, causes and progress alone; `past` is that before this attempt."""
     if outcome.agent_status == 0:
         return Finish("done", ExitCode.DONE, "reached its last step")
-    for code in _final_codes(outcome):
-        culprit = next((end for end in _first_failed_first(outcome) if _final_code(end) == code), None)
-        if culprit:
-            return Finish("failed", code, describe(culprit), culprit.rank)
-    if _was_stopped(outcome):
-        return Finish("stopped", ExitCode.STOPPED, _stop_reason(outcome))
-    cause = cause_of(outcome)
-    without_progress = 0 if outcome.made_progress else attempts_without_progress + 1
-    if without_progress >= limits.max_attempts_without_progress:
-        reason = f"no newer checkpoint in {without_progress} attempt(s); last: {_cause_text(cause)}"
-        return Finish("failed", ExitCode.RETRY, reason, cause.rank if cause else None)
-    return Retry(backoff_seconds(without_progress, limits), without_progress, _cause_text(cause))
+    return _final(outcome) or _resized(outcome, past) or _stopped(outcome) or _retry_or_give_up(outcome, past, limits)
 
 
 def backoff_seconds(attempts_without_progress: int, limits: SupervisionConfig) -> float:
@@ -110,42 +69,85 @@ def backoff_seconds(attempts_without_progress: int, limits: SupervisionConfig) -
     return float(min(limits.max_backoff_seconds, limits.first_backoff_seconds * 2**doublings))
 
 
-def cause_of(outcome: Outcome) -> RankEnd | None:
-    """Return the rank that most likely took the others with it.
-
-    A killed rank comes before those that only lost their peer; SIGTERM is how the agent ends the survivors.
-    """
-    ends = _first_failed_first(outcome)
-    killed = [end for end in ends if end.status is not None and end.status < 0 and end.recorded_code is None]
-    by_others = [end for end in ends if _was_killed(end)]
-    silent = [end for end in ends if end.code is None]
-    ended = [end for end in ends if end.code not in (None, ExitCode.DONE)]
-    return next(iter([*by_others, *ended, *killed, *silent]), None)
-
-
-def describe(end: RankEnd) -> str:
+def describe(end: RankEnd, *, with_host: bool = False) -> str:
     """Return one line on how a rank ended, for example `rank 1 was killed by SIGKILL at step 57`."""
+    who = f"rank {end.rank} on {end.host}" if with_host and end.host else f"rank {end.rank}"
     at_step = "" if end.step is None else f" at step {end.step}"
+    if end.lost_because:
+        return f"{who} was lost{at_step} with its node: {end.lost_because}"
     if end.recorded_code is not None or (end.status is not None and end.status > 0):
-        return f"rank {end.rank} ended with code {end.code} ({_meaning(end.code)}){at_step}{_colon(end.reason)}"
+        meaning = "out of memory" if is_out_of_memory(end) else _meaning(end.code)
+        return f"{who} ended with code {end.code} ({meaning}){at_step}{_colon(end.reason)}"
     if end.status is not None and end.status < 0:
-        return f"rank {end.rank} was killed by {_signal_name(-end.status)}{at_step}"
-    return f"rank {end.rank} was lost{at_step} and left no exit record"
+        return f"{who} was killed by {_signal_name(-end.status)}{at_step}"
+    return f"{who} was lost{at_step} and left no exit record"
 
 
-def _first_failed_first(outcome: Outcome) -> list[RankEnd]:
-    return sorted(outcome.ranks, key=lambda end: (end.rank != outcome.first_failed_rank, end.rank))
+def _final(outcome: Outcome) -> Finish | None:
+    """Return what no further attempt can mend."""
+    starved = next((end for end in outcome.first_failed_first() if is_out_of_memory(end)), None)
+    if starved and not outcome.nodes_change:
+        return _failed(outcome, starved, ExitCode.BAD_INPUT)
+    judged = [end for end in outcome.first_failed_first() if not is_out_of_memory(end)]
+    for code in _final_codes(outcome):
+        culprit = next((end for end in judged if _final_code(end) == code), None)
+        if culprit:
+            return _failed(outcome, culprit, code)
+    return None
+
+
+def _resized(outcome: Outcome, past: Past) -> Retry | None:
+    """Return the next attempt, at once, of a run whose ranks left so that more nodes can join."""
+    if outcome.is_resized and not outcome.stop_requested and outcome.all_left:
+        return Retry(0.0, replace(past, attempts=past.attempts + 1), "nodes have come back", Cause.RESIZED)
+    return None
+
+
+def _stopped(outcome: Outcome) -> Finish | None:
+    """Return the end of a run that was stopped, where it was asked for or all ranks agreed on it."""
+    if outcome.stop_requested or outcome.all_left:
+        return Finish("stopped", ExitCode.STOPPED, _stop_reason(outcome))
+    return None
+
+
+def _retry_or_give_up(outcome: Outcome, past: Past, limits: SupervisionConfig) -> Retry | Finish:
+    culprit, cause = blamed(outcome), cause_of_attempt(outcome)
+    now = _past_after(outcome, past, cause)
+    told = _with_advice(outcome.hang or _cause_text(outcome, culprit, cause), cause)
+    rank = culprit.rank if culprit else None
+    if now.killed_for_memory > _MOST_KILLS_FOR_MEMORY:
+        return Finish("failed", ExitCode.BAD_INPUT, f"{told} ({now.killed_for_memory} times in a row)", rank, cause)
+    if now.without_progress >= limits.max_attempts_without_progress:
+        reason = f"no newer checkpoint in {now.without_progress} attempt(s); last: {told}"
+        return Finish("failed", ExitCode.RETRY, reason, rank, cause)
+    if limits.max_attempts is not None and now.attempts >= limits.max_attempts:
+        reason = f"its {now.attempts} attempt(s) are used up (supervision.max_attempts); last: {told}"
+        return Finish("failed", ExitCode.RETRY, reason, rank, cause)
+    return Retry(backoff_seconds(now.without_progress, limits), now, told, cause)
+
+
+def _past_after(outcome: Outcome, past: Past, cause: Cause) -> Past:
+    now = Past(attempts=past.attempts + 1)
+    if outcome.made_progress:
+        return replace(now, killed_for_memory=int(cause == Cause.KILLED_FOR_MEMORY))
+    return replace(
+        now,
+        without_progress=past.without_progress + 1,
+        killed_for_memory=past.killed_for_memory + int(cause == Cause.KILLED_FOR_MEMORY),
+    )
+
+
+def _failed(outcome: Outcome, culprit: RankEnd, code: ExitCode) -> Finish:
+    cause = cause_of_end(culprit, outcome)
+    text = describe(culprit, with_host=outcome.num_hosts > 1)
+    return Finish("failed", code, _with_advice(text, cause), culprit.rank, cause)
 
 
 def _final_codes(outcome: Outcome) -> tuple[ExitCode, ...]:
-    """Return the codes that end the run. Beside a rank that was killed first, a bug is most likely its echo."""
-    was_killed_first = any(_was_killed(end) for end in outcome.ranks if end.rank == outcome.first_failed_rank)
-    return tuple(code for code in _FINAL_CODES if code != ExitCode.OUR_BUG or not was_killed_first)
-
-
-def _was_killed(end: RankEnd) -> bool:
-    """Whether a signal that the agent does not send first ended the rank; SIGTERM is how it ends the survivors."""
-    return end.recorded_code is None and end.status is not None and end.status < 0 and end.status != -signal.SIGTERM
+    """Return the codes that end the run. Beside a rank that was killed or lost first, a bug is most likely its echo."""
+    was_killed_first = any(end.was_killed for end in outcome.ranks if end.rank == outcome.first_failed_rank)
+    is_echo = was_killed_first or any(end.lost_because for end in outcome.ranks)
+    return tuple(code for code in _FINAL_CODES if code != ExitCode.OUR_BUG or not is_echo)
 
 
 def _final_code(end: RankEnd) -> int | None:
@@ -153,12 +155,6 @@ def _final_code(end: RankEnd) -> int | None:
     if end.code is None or end.code in (ExitCode.DONE, ExitCode.RETRY, ExitCode.STOPPED):
         return None
     return end.code if end.code in _FINAL_CODES else ExitCode.OUR_BUG
-
-
-def _was_stopped(outcome: Outcome) -> bool:
-    """Whether all ranks agreed to stop; one that reports it while a peer is missing only lost that peer."""
-    codes = {end.code for end in outcome.ranks}
-    return outcome.stop_requested or (ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE})
 
 
 def _stop_reason(outcome: Outcome) -> str:
@@ -171,8 +167,16 @@ def _stop_reason(outcome: Outcome) -> str:
     return f"asked to stop, but not every rank ended by itself; {saved}"
 
 
-def _cause_text(cause: RankEnd | None) -> str:
-    return describe(cause) if cause else "the agent ended before it started a rank"
+def _cause_text(outcome: Outcome, culprit: RankEnd | None, cause: Cause) -> str:
+    if culprit is None:
+        return "the agent ended before it started a rank"
+    text = describe(culprit, with_host=outcome.num_hosts > 1)
+    return f"{text}, by the kernel's out-of-memory killer" if cause == Cause.KILLED_FOR_MEMORY else text
+
+
+def _with_advice(text: str, cause: Cause) -> str:
+    advice = advice_on(cause)
+    return f"{text}; {advice}" if advice else text
 
 
 def _meaning(code: int | None) -> str:
@@ -180,9 +184,8 @@ def _meaning(code: int | None) -> str:
 
 
 def _colon(reason: str) -> str:
-    """Return `: reason`; of a traceback its last line, which names the error."""
-    lines = reason.strip().splitlines()
-    text = lines[-1] if lines and lines[0].startswith("Traceback") else reason.strip()
+    """Return `: reason`; of a traceback the line that names the error."""
+    text = last_line(reason)
     return f": {text}" if text else ""
 
 

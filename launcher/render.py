@@ -4,20 +4,20 @@ import shlex
 from collections.abc import Sequence
 
 from cluster.environment import Variable
+from cluster.facts import MachineFacts
 from launcher.memory import StageMemory
 from launcher.plan import Plan
 from launcher.status import RunStatus
 
 _MAX_RANK_LINES = 32  # enough for the machines at hand; --json has all
+_MAX_NODE_LINES = 8
 
 
 def render_plan(plan: Plan) -> str:
     """Return the plan as a page of text."""
-    machine = plan.machine
-    gpus = f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else "no GPU"
     lines = [
         f"run            {plan.run}, attempt {plan.attempt}, in {plan.run_directory}",
-        f"machine        {machine.host}: {machine.num_cores} cores, {_size(machine.memory_bytes)}, {gpus}",
+        *_render_machines(plan.machines),
         f"world          {plan.world_size} rank(s) = {plan.pp_size} pipeline stage(s) x {plan.dp_size} replica(s)",
         f"accumulation   {plan.accumulation_micro_batches} micro-batch(es) per replica and step",
         f"tokens         {plan.tokens_per_step:,} per step, {plan.tokens_total:,} in all",
@@ -30,8 +30,7 @@ def render_plan(plan: Plan) -> str:
         "",
         "worker command",
         f"  {shlex.join(plan.worker_command)}",
-        "agent command (torchrun)",
-        f"  {shlex.join(plan.agent_command)}",
+        *_render_agents(plan),
         "",
         *_render_environment("worker environment (torchrun adds RANK and the like)", plan.worker_environment),
     ]
@@ -53,7 +52,7 @@ def render_status(status: RunStatus) -> str:
         f"checkpoint  {newest}",
     ]
     if status.supervisor_pid is not None:
-        lines.append(f"supervisor  pid {status.supervisor_pid}")
+        lines.append(f"supervisor  pid {status.supervisor_pid} on {status.supervisor_host}")
     for rank in status.ranks:
         alive = {True: "alive", False: "ended", None: f"on {rank.host}"}[rank.alive]
         age = f"{rank.heartbeat_age_seconds:.0f} s ago"
@@ -65,8 +64,30 @@ def render_status(status: RunStatus) -> str:
         lines.append(f"metrics     {values}")
     for past in status.past_attempts:
         if "reason" in past:
-            lines.append(f"attempt {past['attempt']:<3} ended with {past.get('exit_code')}: {past['reason']}")
+            cause = f" ({past['cause']})" if past.get("cause") else ""
+            lines.append(f"attempt {past['attempt']:<3} ended with {past.get('exit_code')}{cause}: {past['reason']}")
     return "\n".join(lines)
+
+
+def _render_machines(machines: Sequence[MachineFacts]) -> list[str]:
+    lines = []
+    for machine in machines[:_MAX_NODE_LINES]:
+        gpus = f"{len(machine.gpus)} x {machine.gpus[0].name}" if machine.gpus else "no GPU"
+        lines.append(f"machine        {machine.host}: {machine.num_cores} cores, {_size(machine.memory_bytes)}, {gpus}")
+    return lines + _and_more(machines[_MAX_NODE_LINES:])
+
+
+def _render_agents(plan: Plan) -> list[str]:
+    if len(plan.agent_commands) == 1:
+        return ["agent command (torchrun)", f"  {shlex.join(plan.agent_commands[0])}"]
+    lines = ["agent commands (torchrun), one a node"]
+    for machine, command in zip(plan.machines[:_MAX_NODE_LINES], plan.agent_commands, strict=False):
+        lines.append(f"  {machine.host}: {shlex.join(command)}")
+    return lines + _and_more(plan.agent_commands[_MAX_NODE_LINES:])
+
+
+def _and_more(left_out: Sequence[object]) -> list[str]:
+    return [f"  and {len(left_out)} more (--json shows all)"] if left_out else []
 
 
 def _render_memory(stages: Sequence[StageMemory]) -> list[str]:
@@ -94,9 +115,7 @@ def _render_ranks(plan: Plan) -> list[str]:
     header = ("rank", "host", "local rank", "stage", "replica")
     shown = plan.ranks[:_MAX_RANK_LINES]
     rows = [tuple(str(part) for part in (r.rank, r.host, r.local_rank, r.pp_stage, r.dp_rank)) for r in shown]
-    left_out = len(plan.ranks) - len(shown)
-    more = [f"  and {left_out} more (--json shows all)"] if left_out else []
-    return ["ranks", *_table(header, rows), *more]
+    return ["ranks", *_table(header, rows), *_and_more(plan.ranks[_MAX_RANK_LINES:])]
 
 
 def _render_environment(title: str, variables: Sequence[Variable]) -> list[str]:

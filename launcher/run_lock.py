@@ -1,14 +1,16 @@
-"""One supervisor a run: a lock that the kernel drops when its holder ends, however it ends. Waits for nobody."""
+"""One supervisor a run: a lock of this host's kernel, which goes with its holder, and a lease over all hosts."""
 
 import errno
 import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from launcher.errors import LiveRunError, RunDirectoryError
+from launcher.lease import Lease, acquire_lease, is_live, who_holds
+from launcher.lease_record import LeaseRecord, read_lease
 from launcher.records import TERMINAL_STATES, process_is_alive, read_heartbeats, read_supervisor
 from llama_dist.config import RunDirectory
 
@@ -17,15 +19,41 @@ _POLL_SECONDS = 0.1
 
 
 @contextmanager
-def lock_run(run: RunDirectory) -> Iterator[None]:
-    """Hold the run's lock. Raises LiveRunError where another supervisor, or a rank of one that died, still runs."""
+def lock_run(run: RunDirectory, lease_seconds: float, tell: Callable[[str], None] = lambda _: None) -> Iterator[Lease]:
+    """Hold the run, renewed while the block runs; answers the lease, which its holder asks before it writes.
+
+    Waits for an owner on another host to expire, and says so. Raises LiveRunError where another supervisor, or a rank
+    of one that died, still runs.
+    """
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        _take(descriptor, run)
+        lease = acquire_lease(run, lease_seconds, tell)
+        try:
+            _wait_for_old_ranks(run)
+            yield lease
+        finally:
+            lease.release()
+    finally:
+        os.close(descriptor)  # drops the lock; the file stays, since removing it would let two hold different ones
+
+
+def hold_lock_forever(run: RunDirectory) -> None:
+    """Hold this host's lock until this process ends, also as another program. Raises LiveRunError."""
     descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _take(descriptor, run)
         _wait_for_old_ranks(run)
-        yield
-    finally:
-        os.close(descriptor)  # drops the lock; the file stays, since removing it would let two hold different ones
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.set_inheritable(descriptor, True)
+
+
+def live_owner(run: RunDirectory) -> LeaseRecord | None:
+    """Return the lease of the supervisor that runs, on whichever host, or None. May watch it for some seconds."""
+    owner = read_lease(run)
+    return owner if owner and is_live(run, owner) else None
 
 
 def live_supervisor_pid(run: RunDirectory) -> int | None:
@@ -37,6 +65,7 @@ def live_supervisor_pid(run: RunDirectory) -> int | None:
 
 
 def _take(descriptor: int, run: RunDirectory) -> None:
+    """Take the lock. Where a process of another host has it, its file server shares it, and the lease decides."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -44,14 +73,13 @@ def _take(descriptor: int, run: RunDirectory) -> None:
             raise RunDirectoryError(
                 f"{run.lock}: cannot be locked: {error.strerror}: keep runs on a file system with flock"
             ) from None
-        record = read_supervisor(run.supervisor)
-        holder = (
-            f"pid {record.pid} on {record.host}, attempt {record.attempt}, {record.state}" if record else "starting"
-        )
-        raise LiveRunError(
-            f"run `{run.name}` is live (supervisor {holder}), and a run has one supervisor: "
-            f"see it with `llama-dist status {run.path}`, end it with `llama-dist stop {run.path}`"
-        ) from None
+        owner = read_lease(run)
+        if owner is None or owner.is_released or owner.owner_is_gone():
+            raise LiveRunError(
+                f"run `{run.name}` is being launched by another process just now: see `llama-dist status {run.path}`"
+            ) from None
+        if owner.host == socket.gethostname():
+            raise LiveRunError(who_holds(run, owner)) from None
 
 
 def _wait_for_old_ranks(run: RunDirectory) -> None:

@@ -53,6 +53,7 @@ def srun_command(hosts: Sequence[str], argv: Sequence[str]) -> tuple[str, ...]:
         f"--ntasks={len(hosts)}",
         "--ntasks-per-node=1",
         "--overlap",
+        "--export=ALL",  # a job that was submitted without its caller's environment passes none on by itself
         "--cpu-bind=none",  # the ranks share the node's cores among themselves
         "--kill-on-bad-exit=0",
         "--no-kill",

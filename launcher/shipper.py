@@ -31,6 +31,11 @@ class Shipper:
         finally:
             os.close(descriptor)
 
+    def end(self) -> None:
+        """End it at once: the spool is another supervisor's now, whose shipper sends the rest."""
+        self._process.kill()
+        self._process.wait()
+
     def finish(self, console: Console) -> None:
         """Wait for the last flush, some seconds at most. Call it after the run's state has become terminal."""
         try:

@@ -9,6 +9,8 @@ from typing import Any
 
 from launcher.agent_log import read_tail
 from launcher.attempt_files import attempt_numbers
+from launcher.lease import is_live
+from launcher.lease_record import read_lease
 from launcher.records import (
     TERMINAL_STATES,
     SupervisorRecord,
@@ -47,8 +49,12 @@ class RunStatus:
     reason: str
     exit_code: int | None
     supervisor_pid: int | None
+    supervisor_host: str | None
     attempt: int
     num_restarts: int
+    cause: str | None
+    """What ended the newest attempt that failed."""
+
     newest_checkpoint_step: int | None
     ranks: tuple[RankStatus, ...]
     last_metrics: dict[str, Any] | None
@@ -56,24 +62,31 @@ class RunStatus:
 
 
 def read_status(run: RunDirectory) -> RunStatus:
-    """Gather the status; what is absent or half-written is left empty."""
+    """Gather the status; what is absent or half-written is left empty.
+
+    A supervisor on a host whose clock differs much is watched for some seconds, to see whether it lives.
+    """
     supervisor = read_supervisor(run.supervisor)
     numbers = attempt_numbers(run)
     attempt = numbers[-1] if numbers else 0
-    state, reason = _state(supervisor)
+    state, reason = _state(run, supervisor)
+    is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost")
+    past = tuple(_past_attempt(run, number) for number in numbers)
     return RunStatus(
         run=run.name,
         run_directory=str(run.path),
         state=state,
         reason=reason,
         exit_code=supervisor.exit_code if supervisor else None,
-        supervisor_pid=supervisor.pid if supervisor and state not in (*TERMINAL_STATES, "lost") else None,
+        supervisor_pid=supervisor.pid if supervisor and is_live_now else None,
+        supervisor_host=supervisor.host if supervisor and is_live_now else None,
         attempt=attempt,
         num_restarts=max(0, len(numbers) - 1),
+        cause=next((each["cause"] for each in reversed(past) if each.get("cause")), None),
         newest_checkpoint_step=max(list_steps(run.checkpoints), default=None),
         ranks=_ranks(run, attempt),
         last_metrics=last_metrics(run.spool),
-        past_attempts=tuple(_past_attempt(run, number) for number in numbers),
+        past_attempts=past,
     )
 
 
@@ -89,13 +102,19 @@ def last_metrics(spool: Path) -> dict[str, Any] | None:
     return None
 
 
-def _state(supervisor: SupervisorRecord | None) -> tuple[str, str]:
+def _state(run: RunDirectory, supervisor: SupervisorRecord | None) -> tuple[str, str]:
     if supervisor is None:
         return "new", "no attempt was made yet"
-    is_here = supervisor.host == socket.gethostname()
-    is_gone = is_here and not process_is_alive(supervisor.pid, supervisor.create_time)
-    if supervisor.state not in TERMINAL_STATES and is_gone:
-        return "lost", f"supervisor {supervisor.pid} is gone without a word: `llama-dist launch` continues the run"
+    if supervisor.state in TERMINAL_STATES:
+        return supervisor.state, supervisor.reason
+    if supervisor.host == socket.gethostname():
+        if not process_is_alive(supervisor.pid, supervisor.create_time):
+            return "lost", f"supervisor {supervisor.pid} is gone without a word: `llama-dist launch` continues the run"
+    elif (owner := read_lease(run)) and not is_live(run, owner):
+        return "lost", (
+            f"supervisor {supervisor.pid} on host {supervisor.host} does not renew its lease any more: `llama-dist "
+            f"launch` takes the run over, once it has seen no sign of life for {owner.duration_seconds:.0f} s"
+        )
     return supervisor.state, supervisor.reason
 
 

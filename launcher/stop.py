@@ -1,4 +1,4 @@
-"""The `stop` verb: asks a live supervisor to let its ranks save and end, and waits until it has."""
+"""The `stop` verb: asks a live supervisor, on whichever host, to let its ranks save and end, and waits until it has."""
 
 import contextlib
 import time
@@ -6,38 +6,95 @@ import time
 import psutil
 
 from launcher.console import Console
+from launcher.errors import LiveRunError, RunDirectoryError
+from launcher.lease import is_live
+from launcher.lease_record import LeaseRecord, read_lease
 from launcher.records import SupervisorRecord, process_is_alive, read_supervisor
-from launcher.run_lock import live_supervisor_pid
+from launcher.run_lock import live_owner, live_supervisor_pid
 from launcher.status import read_status
-from llama_dist.config import ConfigError, RunDirectory, load_run_config
+from launcher.stop_request import ECHO_SECONDS, request_stop
+from llama_dist.config import RunDirectory, load_run_config
 
 _POLL_SECONDS = 0.1
 _SUPERVISOR_SECONDS = 100.0  # beyond the ranks' grace: 30 s of the agent's own, 60 s of the shipper's last flush
 
 
-def stop_run(run: RunDirectory, console: Console) -> None:
-    """Stop the run if it is live on this host; returns when its supervisor has ended. Raises ConfigError elsewhere."""
-    record = read_supervisor(run.supervisor)
-    pid = live_supervisor_pid(run)
-    status = read_status(run)
-    if record is None or pid is None:
-        if status.supervisor_pid is not None and record is not None:
-            raise ConfigError(f"run `{run.name}` is supervised on host {record.host}: stop it there")
-        console.say(f"run `{run.name}` is not live ({status.state}): nothing to stop")
+def stop_run(run: RunDirectory, console: Console, *, now: bool = False) -> None:
+    """Stop the run if it is live; with `now`, without a save. Returns when its supervisor has ended.
+
+    Raises LiveRunError where a supervisor on another host does not end, RunDirectoryError where it cannot be asked.
+    """
+    record, pid = read_supervisor(run.supervisor), live_supervisor_pid(run)
+    grace = 0.0 if now else _grace_seconds(run)
+    if record is not None and pid is not None:
+        _stop_here(run, record, grace, console, now=now)
+    elif owner := _owner_elsewhere(run):
+        _stop_elsewhere(run, owner, grace, console, now=now)
+    else:
+        console.say(f"run `{run.name}` is not live ({read_status(run).state}): nothing to stop")
         return
-    grace = (
-        load_run_config(run.attempt_config(status.attempt)).supervision.stop_grace_seconds if status.attempt else 0.0
-    )
-    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself just now
-        psutil.Process(pid).terminate()
-    console.say(f"run `{run.name}`: asked supervisor {pid} to stop; its ranks may save for {grace:.0f} s")
-    if not _wait_for_end(record, grace + _SUPERVISOR_SECONDS):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()  # its ranks are tied to it and end with it
-        _wait_for_end(record, _SUPERVISOR_SECONDS)
-        console.say(f"supervisor {pid} did not end and was killed, with its ranks")
     ended = read_status(run)
     console.say(f"run `{run.name}`: {ended.state}: {ended.reason}")
+
+
+def _owner_elsewhere(run: RunDirectory) -> LeaseRecord | None:
+    """Return the live owner, but of no run that has written down its end and only lets go of it."""
+    return live_owner(run) if read_status(run).supervisor_pid is not None else None
+
+
+def _stop_here(
+    run: RunDirectory, record: SupervisorRecord, grace_seconds: float, console: Console, *, now: bool
+) -> None:
+    _ask_here(run, psutil.Process(record.pid), now=now)
+    told = "end its ranks" if now else f"stop; its ranks may save for {grace_seconds:.0f} s"
+    console.say(f"run `{run.name}`: asked supervisor {record.pid} to {told}")
+    if not _wait_for_end(record, grace_seconds + _SUPERVISOR_SECONDS):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(record.pid).kill()  # its ranks are tied to it and end with it
+        _wait_for_end(record, _SUPERVISOR_SECONDS)
+        console.say(f"supervisor {record.pid} did not end and was killed, with its ranks")
+
+
+def _ask_here(run: RunDirectory, supervisor: psutil.Process, *, now: bool) -> None:
+    """Ask by a signal, which needs no disk; for an end without a save by the file, or two signals where it is full."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself just now
+        if now:
+            with contextlib.suppress(OSError):
+                request_stop(run.stop_request, now=True)
+                return
+            supervisor.terminate()
+            time.sleep(ECHO_SECONDS + _POLL_SECONDS)
+        supervisor.terminate()
+
+
+def _stop_elsewhere(
+    run: RunDirectory, owner: LeaseRecord, grace_seconds: float, console: Console, *, now: bool
+) -> None:
+    try:
+        request_stop(run.stop_request, now=now)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{run.stop_request}: cannot be written: {error.strerror}: stop the run on its host, {owner.host}"
+        ) from None
+    told = "end its ranks" if now else f"stop; its ranks may save for {grace_seconds:.0f} s"
+    console.say(f"run `{run.name}`: asked supervisor {owner.pid} on host {owner.host} to {told}")
+    deadline = time.monotonic() + grace_seconds + _SUPERVISOR_SECONDS
+    try:
+        while (current := read_lease(run)) and current.token == owner.token and is_live(run, current):
+            if time.monotonic() > deadline:
+                raise LiveRunError(
+                    f"run `{run.name}`: supervisor {owner.pid} on host {owner.host} renews its lease and does not end: "
+                    "end that process there; its ranks end with it"
+                )
+            time.sleep(_POLL_SECONDS)
+    finally:
+        with contextlib.suppress(OSError):  # not taken up: the next supervisor must not find it
+            run.stop_request.unlink()
+
+
+def _grace_seconds(run: RunDirectory) -> float:
+    attempt = read_status(run).attempt
+    return load_run_config(run.attempt_config(attempt)).supervision.stop_grace_seconds if attempt else 0.0
 
 
 def _wait_for_end(record: SupervisorRecord, seconds: float) -> bool:

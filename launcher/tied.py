@@ -25,6 +25,7 @@ def main(arguments: list[str]) -> None:
     # A scheduler may send it to every process of a job. Ranks listen to it; it must not end the agent, nor a rank that
     # does not listen yet. What is ignored stays so across exec.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # asks a rank for its stacks, which it may not know yet how to give
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # exec keeps the pid: the children of the command are tied to it
     if options:
         assert options[0] == "--log-directory", options

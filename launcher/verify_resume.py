@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from launcher.attempt_files import describe_code
 from launcher.changes import check_changes, find_changes
+from launcher.code_record import describe_code
 from launcher.errors import LiveRunError
 from launcher.execute import create_run_directory
 from launcher.launch import Launch, LaunchRequest, check_launch
-from launcher.plan import num_processes
 from launcher.records import write_json
 from launcher.resume_evidence import compare_losses, first_step_of_attempt, first_step_with_other_samples
 from launcher.run_lock import live_supervisor_pid
@@ -203,7 +202,7 @@ def _adds_in_other_order(first: Launch, second: Launch) -> bool:
 
 def _topology(launch: Launch) -> Topology:
     parallel = launch.config.parallel
-    return Topology(num_processes(launch.cluster, launch.machine), parallel.pipeline_stages, parallel.zero_stage)
+    return Topology(launch.plan_next().world_size, parallel.pipeline_stages, parallel.zero_stage)
 
 
 def _finding(straight: SubRun, other: SubRun, launch: Launch, story: str, tolerance: Tolerance) -> Finding:

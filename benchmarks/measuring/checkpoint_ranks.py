@@ -32,7 +32,8 @@ from llama_dist.parallel import build
 from llama_dist.parallel.deepspeed_config import deepspeed_config
 from llama_dist.parallel.engine import Engine, MicroBatch
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World, all_gather_json, process_group
+from llama_dist.runtime.process_group import all_gather_json, process_group
+from llama_dist.runtime.world import World
 
 TAG = "theirs"
 SEQUENCE_TOKENS, SEQUENCES_PER_RANK = 256, 2

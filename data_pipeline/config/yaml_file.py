@@ -1,6 +1,7 @@
 """YAML in and out, through a safe loader only. Nothing in a file can name code or a type to build."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,22 @@ _ConfigLoader.add_implicit_resolver(*_EXPONENT_NUMBER)
 _ConfigDumper.add_implicit_resolver(*_EXPONENT_NUMBER)
 
 
+class _DocumentDumper(_ConfigDumper):
+    """The same for readers of YAML 1.2, which take 0o17 for a number; text of several lines stands as it is."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what occurs twice twice: a reference is hard to read."""
+        return True
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_DocumentDumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?0o[0-7]+$"), list("-+0"))
+_DocumentDumper.add_representer(str, _represent_text)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read one mapping. Raises ConfigError for a missing file, text that is not UTF-8 or not YAML."""
     try:
@@ -71,8 +88,19 @@ def parse_yaml(text: str, *, where: str) -> Any:
 
 def write_yaml(path: Path, values: dict[str, Any]) -> None:
     """Write `values` in their order, so that a person can compare two files."""
-    text = yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(dump_yaml(values), encoding="utf-8")
+
+
+def dump_yaml(values: dict[str, Any]) -> str:
+    """Return the text of `values` in their order, as `parse_yaml` reads it."""
+    return yaml.dump(values, Dumper=_ConfigDumper, sort_keys=False, allow_unicode=True)
+
+
+def dump_yaml_documents(documents: Sequence[Mapping[str, Any]]) -> str:
+    """Return several documents in one text, for programs that read YAML 1.1 or 1.2."""
+    return yaml.dump_all(
+        documents, Dumper=_DocumentDumper, sort_keys=False, allow_unicode=True, explicit_start=True, width=1 << 30
+    )
 
 
 def _place(node: yaml.Node) -> str:

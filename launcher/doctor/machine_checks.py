@@ -13,7 +13,7 @@ IDLE = "idle"
 MEMORY = "memory"
 CLOCK = "clock"
 
-HERE = "this host"
+_HERE = ""  # among the names of nodes
 _GIB = 1 << 30
 # A driver without any process holds some hundred MiB of a large GPU.
 _BUSY_GPU_BYTES = 1 * _GIB
@@ -140,7 +140,7 @@ def check_clocks(readings: Mapping[str, Sequence[ClockReading]]) -> list[CheckRe
     if not best:
         return [CheckResult(CLOCK, None, "skipped", "no node's clock was read")]
     here = ClockReading(0.0, 0.0, 0.0)
-    clocks = {HERE: here, **best}
+    clocks = {_HERE: here, **best}
     reference = sorted(clocks.values(), key=lambda one: one.skew_seconds)[(len(clocks) - 1) // 2]
     if len(clocks) == 2:
         reference = here
@@ -152,7 +152,8 @@ def check_clocks(readings: Mapping[str, Sequence[ClockReading]]) -> list[CheckRe
         if surely > _WARNED_SKEW_SECONDS:
             verdict: Verdict = "failed" if surely > _FAILED_SKEW_SECONDS else "warning"
             text = f"clock {abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} the others (within {error:.3f} s)"
-            findings[host] = CheckResult(CLOCK, host, verdict, text, "set it right: chrony or ntp on the node")
+            about, whose = (None, "this host's ") if host == _HERE else (host, "")
+            findings[host] = CheckResult(CLOCK, about, verdict, whose + text, "set it right, for example by chrony")
     error = max(clock.error_seconds for clock in best.values())
     fine = f"no clock is off by more than {largest:.3f} s (read within {error:.3f} s)"
     return summed_up(CLOCK, list(clocks), findings, fine)

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.attempt_files import attempt_numbers
 from launcher.doctor.machine_checks import MemoryNeed
 from launcher.doctor.storage_checks import DiskNeed
+from launcher.hosts import inventory_of, is_outside_allocation
 from launcher.memory import estimate_memory
 from launcher.plan import run_directory_of
 from launcher.shells import local_command, srun_command, ssh_command
@@ -55,9 +56,12 @@ def hosts_of(cluster: ClusterConfig) -> tuple[str, ...]:
             "backend kubernetes: there are no pods before the launch: run `llama-dist doctor` in one, with "
             "--set cluster.backend=started"
         )
-    if not cluster.hosts:
-        raise ConfigError(f"backend {cluster.backend} needs the names of the nodes: set cluster.hosts")
-    return tuple(cluster.hosts)
+    if is_outside_allocation(cluster, os.environ):
+        raise ConfigError(
+            "backend slurm: the nodes are known once Slurm has given them: run `llama-dist doctor` inside an "
+            "allocation (salloc)"
+        )
+    return inventory_of(cluster, socket.gethostname(), os.environ).hosts
 
 
 def probe_command(cluster: ClusterConfig, host: str) -> tuple[str, ...]:

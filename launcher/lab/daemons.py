@@ -60,7 +60,11 @@ def start_daemons(lab: Lab, daemons: Sequence[Daemon]) -> None:
     """Start those that do not run, at the same time. Raises LabError with what the first failed one said."""
     idle = [daemon for daemon in daemons if live_pid(record_path(lab.directory, daemon)) is None]
     for daemon, process in [(daemon, _start(lab, daemon)) for daemon in idle]:
-        _, said = process.communicate(timeout=_START_SECONDS)
+        try:
+            _, said = process.communicate(timeout=_START_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise LabError(f"lab: starting {daemon.label}: nothing happened in {_START_SECONDS:.0f} s") from None
         if process.returncode:
             raise LabError(f"lab: starting {daemon.label}: {said.strip()}")
 

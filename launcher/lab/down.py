@@ -7,7 +7,7 @@ from pathlib import Path
 from launcher.lab.daemons import end_recorded_daemons
 from launcher.lab.lab_error import LabError
 from launcher.lab.layout import DEFAULT_NAME, check_name, lab_directory
-from launcher.lab.network import found_namespaces, remove_network
+from launcher.lab.network import found_host_files, found_namespaces, remove_network
 from launcher.lab.node_processes import end_processes_in
 from launcher.lab.programs import check_root
 from launcher.lab.state import release_lab
@@ -23,7 +23,7 @@ def down(name: str = DEFAULT_NAME) -> bool:
     check_name(name)
     check_root()
     directory = lab_directory(name)
-    if not directory.exists() and not found_namespaces(name):
+    if not directory.exists() and not found_namespaces(name) and not found_host_files(name):
         return False  # a link of that name alone would be another's
     for namespace in found_namespaces(name):
         end_processes_in(namespace)

@@ -56,6 +56,11 @@ def found_namespaces(lab_name: str) -> list[str]:
     return _matching(_NAMESPACES, namespace_pattern(lab_name))
 
 
+def found_host_files(lab_name: str) -> list[str]:
+    """Return the namespaces of that lab which have a hosts file; it outlives a reboot, unlike all the rest."""
+    return _matching(_NAMESPACE_FILES, namespace_pattern(lab_name))
+
+
 def found_links(lab_name: str) -> list[str]:
     """Return the links of that lab, and its bridge, which exist in the root namespace."""
     return _matching(_LINKS, link_pattern(lab_name))
@@ -70,7 +75,7 @@ def remove_network(lab_name: str) -> None:
         run_step(f"removing {link}", ["ip", "link", "delete", link])
     for namespace in found_namespaces(lab_name):
         run_step(f"removing {namespace}", ["ip", "netns", "delete", namespace])
-    for namespace in _matching(_NAMESPACE_FILES, namespace_pattern(lab_name)):
+    for namespace in found_host_files(lab_name):
         shutil.rmtree(_NAMESPACE_FILES / namespace)
     with contextlib.suppress(OSError):  # absent, or others have files in it
         _NAMESPACE_FILES.rmdir()

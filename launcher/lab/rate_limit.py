@@ -1,6 +1,7 @@
 """Makes a node's link slow, by the kernel's token bucket (`tc tbf`), and fast again."""
 
 import json
+from dataclasses import dataclass
 
 from launcher.lab.lab_error import LabError
 from launcher.lab.layout import Node
@@ -21,34 +22,48 @@ def limit_rate(node: Node, mbit: float) -> None:
     bits = round(mbit * 1e6)
     burst = max(_MIN_BURST_BYTES, round(bits / 8 * _SECONDS_IN_BUCKET))
     bucket = ["tbf", "rate", f"{bits}bit", "burst", str(burst), "latency", f"{_QUEUE_MILLISECONDS}ms"]
-    for command in _both_ends(node, "replace"):
-        try:
-            run_step(f"slowing {node.name}", [*command, *bucket])
-        except LabError as error:
-            raise LabError(
-                f"{error}\nIf the qdisc is unknown, this kernel lacks sch_tbf (CONFIG_NET_SCH_TBF): no link can be slow"
-            ) from None
+    try:
+        for end in _ends(node):
+            run_step(f"slowing {node.name}", end.command("replace", *bucket))
+    except LabError as error:
+        lift_rate_limit(node)
+        raise LabError(
+            f"{error}\nIf the qdisc is unknown, this kernel lacks sch_tbf (CONFIG_NET_SCH_TBF): no link can be slow"
+        ) from None
 
 
 def lift_rate_limit(node: Node) -> None:
     """Let the link be as fast as it can."""
-    if rate_limit_mbit(node) is not None:
-        for command in _both_ends(node, "delete"):
-            run_step(f"mending {node.name}", command)
+    for end in _ends(node):
+        if _limit_mbit(end) is not None:
+            run_step(f"mending {node.name}", end.command("delete"))
 
 
 def rate_limit_mbit(node: Node) -> float | None:
     """Return the limit in megabits a second, None where there is none."""
-    printed = run_step(f"reading the limit of {node.name}", ["tc", "-json", "qdisc", "show", "dev", node.link])
-    for discipline in json.loads(printed or "[]"):
+    return _limit_mbit(_ends(node)[0])
+
+
+@dataclass(frozen=True)
+class _End:
+    """One end of a node's link: what is sent there can be limited."""
+
+    device: str
+    place: tuple[str, ...]
+    """Options of tc that say in which namespace it is."""
+
+    def command(self, verb: str, *words: str) -> list[str]:
+        return ["tc", *self.place, "qdisc", verb, "dev", self.device, "root", *words]
+
+
+def _ends(node: Node) -> tuple[_End, _End]:
+    """Return the end from which packets go to the node, and the node's own."""
+    return _End(node.link, ()), _End("eth0", ("-netns", node.namespace))
+
+
+def _limit_mbit(end: _End) -> float | None:
+    command = ["tc", *end.place, "-json", "qdisc", "show", "dev", end.device]
+    for discipline in json.loads(run_step(f"reading the limit of {end.device}", command) or "[]"):
         if discipline.get("kind") == "tbf":
             return int(discipline["options"]["rate"]) * 8 / 1e6  # tc prints bytes a second
     return None
-
-
-def _both_ends(node: Node, verb: str) -> list[list[str]]:
-    """Return the start of a command for what goes to the node, and for what comes from it."""
-    return [
-        ["tc", "qdisc", verb, "dev", node.link, "root"],
-        ["tc", "-netns", node.namespace, "qdisc", verb, "dev", "eth0", "root"],
-    ]

@@ -59,7 +59,7 @@ def controller_daemon(lab: Lab) -> Daemon:
 
 
 def slurm_daemon(lab: Lab, node: Node) -> Daemon:
-    """Return the slurmd of a node."""
+    """Return the slurmd of a node. `-b`: it says that its host has booted, so that a dead node's jobs are given up."""
     return Daemon("slurmd", node, (program("slurmd"), "-D", "-b", "-N", node.name, "-f", str(lab.slurm_conf)))
 
 

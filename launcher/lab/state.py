@@ -13,6 +13,7 @@ import psutil
 from launcher.lab.lab_error import LabError
 from launcher.lab.layout import LAB_ROOT, Lab, check_name, free_subnet, lab_directory, lay_out
 from launcher.lab.network import machine_addresses
+from launcher.lab.programs import check_root
 from launcher.records import read_json, write_json
 
 _RECORD = "lab.json"
@@ -61,6 +62,7 @@ def release_lab(name: str) -> None:
 def find_lab(name: str) -> Lab:
     """Return a lab that `up` has begun. Raises LabError where there is none."""
     check_name(name)
+    check_root()
     lab = _read_lab(lab_directory(name))
     if lab is None:
         raise LabError(f"there is no lab `{name}` in {LAB_ROOT}: build one with `llama-dist lab up --name {name}`")

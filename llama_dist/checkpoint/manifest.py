@@ -23,6 +23,7 @@ from llama_dist.checkpoint.tensor_file import tensor_key
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_NAME = "tokenizer.model"
 _UNFINISHED_NAME = f".{MANIFEST_NAME}.new"
+_REVOKED_NAME = f".{MANIFEST_NAME}.revoked"
 FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, 2)  # version 1 lacks what has a default below
 _STEP_PATTERN = re.compile(r"^step_(\d{8,})$")
@@ -172,7 +173,8 @@ def list_candidates(checkpoints: Path) -> list[int]:
     return sorted(
         step
         for step, path in _step_entries(checkpoints)
-        if os.path.lexists(path / MANIFEST_NAME) or not (path / _UNFINISHED_NAME).exists()
+        if os.path.lexists(path / MANIFEST_NAME)
+        or not any((path / name).exists() for name in (_UNFINISHED_NAME, _REVOKED_NAME))
     )
 
 
@@ -258,6 +260,15 @@ def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int,
     finally:
         os.close(descriptor)
     return num_bytes, digest.hexdigest()
+
+
+def revoke_manifest(directory: Path) -> bool:
+    """Make `finish_manifest` fail from now on, if it was not called yet; answers whether it was not."""
+    try:
+        (directory / _UNFINISHED_NAME).rename(directory / _REVOKED_NAME)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def sync_directory(directory: Path) -> None:

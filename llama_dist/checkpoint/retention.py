@@ -17,6 +17,7 @@ from llama_dist.checkpoint.manifest import (
     sync_directory,
 )
 from llama_dist.config import CheckpointConfig
+from llama_dist.runtime.fence import NO_FENCE, Fence
 
 _REMOVING = ".removing_"
 
@@ -62,8 +63,14 @@ def reasons_to_keep(
 class Retention:
     """Removes what the policy does not keep. One process for each disk; a manifest is read once."""
 
-    def __init__(self, checkpoints: Path, policy: CheckpointConfig, is_uploaded: Callable[[Path], bool]) -> None:
-        self._checkpoints, self._policy, self._is_uploaded = checkpoints, policy, is_uploaded
+    def __init__(
+        self,
+        checkpoints: Path,
+        policy: CheckpointConfig,
+        is_uploaded: Callable[[Path], bool],
+        fence: Fence = NO_FENCE,
+    ) -> None:
+        self._checkpoints, self._policy, self._is_uploaded, self._fence = checkpoints, policy, is_uploaded, fence
         self._known: dict[tuple[int, int], Facts] = {}
 
     def reasons(self, newest_good_step: int) -> dict[int, tuple[str, ...]]:
@@ -72,10 +79,15 @@ class Retention:
         return reasons_to_keep(facts, self._policy, newest_good_step)
 
     def remove_superseded(self, newest_good_step: int) -> list[int]:
-        """Remove what is not kept; answers the steps. `newest_good_step` was just written, or verified."""
+        """Remove what is not kept; answers the steps. `newest_good_step` was just written, or verified.
+
+        Raises FencedError in an old attempt, whose checkpoints a newer one may need.
+        """
+        self._fence.check()
         finish_removals(self._checkpoints)
         superseded = [step for step, reasons in self.reasons(newest_good_step).items() if not reasons]
         for step in superseded:
+            self._fence.check()
             remove_checkpoint(self._checkpoints, step)
         return superseded
 

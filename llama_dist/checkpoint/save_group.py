@@ -9,13 +9,15 @@ from typing import Any
 from torch import distributed
 
 from llama_dist.checkpoint.manifest import CheckpointError
-from llama_dist.runtime.process_group import World, all_gather_json
+from llama_dist.runtime.fence import FencedError
+from llama_dist.runtime.process_group import all_gather_json
+from llama_dist.runtime.world import World
 
 _SHORTEST_TIMEOUT_SECONDS = 1800.0
 """A rank may be this much slower than another in writing its file; one that died is noticed at once."""
 
 Outcome = dict[str, Any]
-"""What one step of a save came to: {"result": value} or {"error": text}."""
+"""What one step of a save came to: {"result": value}, {"error": text}, or {"fenced": text} in an old attempt."""
 
 NOTHING: Outcome = {"result": None}
 """The outcome of a member that had nothing to do."""
@@ -63,8 +65,14 @@ class SaveGroup:
         return self.world.rank
 
     def agree(self, outcome: Outcome) -> list[Any]:
-        """Collective. Every member's result. Raises CheckpointError on every member if any of them failed."""
+        """Collective. Every member's result.
+
+        Raises CheckpointError on every member if any of them failed, FencedError if their attempt is over.
+        """
         outcomes = self.gather(outcome)
+        fenced = next((one["fenced"] for one in outcomes if "fenced" in one), None)
+        if fenced:
+            raise FencedError(fenced)
         failed = [f"rank {rank}: {one['error']}" for rank, one in enumerate(outcomes) if "error" in one]
         if failed:
             raise CheckpointError("the checkpoint was not written: " + "; ".join(failed))
@@ -75,5 +83,7 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
     """Run one step of a save; what the disk refuses becomes a value that all members can share."""
     try:
         return {"result": function(*arguments)}
+    except FencedError as error:
+        return {"fenced": str(error)}
     except OSError as error:
         return {"error": f"{error.filename or 'checkpoint'}: {error.strerror or error}"}

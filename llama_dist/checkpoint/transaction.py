@@ -27,7 +27,12 @@ from llama_dist.checkpoint.manifest import (
     sync_directory,
     write_synced,
 )
+from llama_dist.checkpoint.revocation import remove_leftovers, staging_directory
 from llama_dist.checkpoint.save_group import NOTHING, SaveGroup, attempt
+from llama_dist.runtime.fence import NO_FENCE, Fence
+
+_NEW, _REPLACED = "new", "replaced"
+"""In the staging directory: what becomes the checkpoint, and what it takes the place of."""
 
 Range = Sequence[Any]
 """What a file holds of one parameter: name, shape of the whole, first element, number of elements."""
@@ -53,31 +58,36 @@ class Contents:
 
 
 def write_transaction(
-    checkpoints: Path, group: SaveGroup, contents: Contents, write_files: WriteFiles, index: BuildIndex
+    checkpoints: Path,
+    group: SaveGroup,
+    contents: Contents,
+    write_files: WriteFiles,
+    index: BuildIndex,
+    fence: Fence = NO_FENCE,
 ) -> Manifest:
     """Collective. Write the checkpoint of `contents.progress.step`; answers its manifest.
 
     The files are numbered by member, in the order of their records. `index` is asked on the leaders alone, once all
     files are written: in what the others are answered, `tensors` is empty. Raises CheckpointError on every member if
-    any failed; what was there before is untouched.
+    any failed, FencedError if a newer attempt than `fence.attempt` has begun; what was there before is untouched.
     """
     step = contents.progress.step
-    staging = checkpoints / f".staging_{step:08d}"
+    staging = staging_directory(checkpoints, step, fence.attempt)
     only_leaders = group.is_leader
     try:
-        group.agree(attempt(_prepare, checkpoints, staging) if only_leaders else NOTHING)
-        records = group.agree(attempt(_write, write_files, staging))
+        group.agree(attempt(_prepare, checkpoints, staging, fence) if only_leaders else NOTHING)
+        records = group.agree(attempt(_write, write_files, staging / _NEW))
         files = tuple(FileRecord(*values) for of_member in records for values in of_member)
         manifest = _manifest(contents, files, index() if only_leaders else {})
-        group.agree(attempt(_move, checkpoints, staging, manifest, contents.tokenizer) if only_leaders else NOTHING)
+        group.agree(attempt(_move, staging, manifest, contents.tokenizer, fence) if only_leaders else NOTHING)
         # On every disk the files stand in their place before the first manifest says so.
-        group.agree(attempt(finish_manifest, step_directory(checkpoints, step)) if only_leaders else NOTHING)
+        group.agree(attempt(_publish, step_directory(checkpoints, step), fence) if only_leaders else NOTHING)
     except BaseException:
         if only_leaders:  # a full disk is of no use to the metrics either
             shutil.rmtree(staging, ignore_errors=True)
         raise
-    if only_leaders:
-        shutil.rmtree(_replaced(checkpoints, step), ignore_errors=True)
+    if only_leaders:  # with what it replaced
+        shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
@@ -109,12 +119,13 @@ def point_latest(checkpoints: Path, target: Path) -> None:
     beside.rename(checkpoints / "latest")
 
 
-def _prepare(checkpoints: Path, staging: Path) -> None:
+def _prepare(checkpoints: Path, staging: Path, fence: Fence) -> None:
+    fence.check()
     # Through the link that a run directory may hold in its place, whose end need not exist on this disk yet.
     Path(os.path.realpath(checkpoints)).mkdir(parents=True, exist_ok=True, mode=0o700)
-    for leftover in (*checkpoints.glob(".staging_*"), *checkpoints.glob(".replaced_*")):
-        shutil.rmtree(leftover)
+    remove_leftovers(checkpoints, fence.attempt)
     staging.mkdir(mode=0o700)
+    (staging / _NEW).mkdir(mode=0o700)
 
 
 def _write(write_files: WriteFiles, staging: Path) -> list[list[Any]]:
@@ -130,18 +141,24 @@ def _manifest(contents: Contents, files: tuple[FileRecord, ...], tensors: dict[s
     )
 
 
-def _move(checkpoints: Path, staging: Path, manifest: Manifest, tokenizer: bytes) -> None:
-    """Move the complete staging directory into place; its manifest still waits beside its name."""
+def _move(staging: Path, manifest: Manifest, tokenizer: bytes, fence: Fence) -> None:
+    """Move the complete directory into place; its manifest still waits beside its name.
+
+    Both renames fail once a newer attempt has taken the staging directory away, also in a process that was frozen
+    after it looked at the fence.
+    """
+    new, target = staging / _NEW, step_directory(staging.parent, manifest.step)
     if tokenizer:
-        write_synced(staging / TOKENIZER_NAME, [tokenizer])
-    prepare_manifest(staging, manifest)
-    target = step_directory(checkpoints, manifest.step)
+        write_synced(new / TOKENIZER_NAME, [tokenizer])
+    prepare_manifest(new, manifest)
+    fence.check()
     if target.exists():
         # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
-        target.rename(_replaced(checkpoints, manifest.step))
-    staging.rename(target)
-    sync_directory(checkpoints)
+        target.rename(staging / _REPLACED)
+    new.rename(target)
+    sync_directory(staging.parent)
 
 
-def _replaced(checkpoints: Path, step: int) -> Path:
-    return checkpoints / f".replaced_{step:08d}"
+def _publish(directory: Path, fence: Fence) -> None:
+    fence.check()
+    finish_manifest(directory)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from llama_dist.checkpoint.manifest import MANIFEST_NAME, CheckpointError, Manifest, read_manifest, write_synced
 from llama_dist.checkpoint.store import CheckpointStore
+from llama_dist.runtime.fence import NO_FENCE, Fence, FencedError
 
 Answer = TypeVar("Answer")
 
@@ -51,8 +52,8 @@ def is_uploaded(directory: Path) -> bool:
 class Uploader:
     """Copies one checkpoint after the other. A store that fails is told, and tried again with the next checkpoint."""
 
-    def __init__(self, store: CheckpointStore, share: Share) -> None:
-        self._store, self._share = store, share
+    def __init__(self, store: CheckpointStore, share: Share, fence: Fence = NO_FENCE) -> None:
+        self._store, self._share, self._fence = store, share, fence
         self._waiting: dict[str, Path] = {}
         self._alerts: list[str] = []
         self._changed = threading.Condition()
@@ -103,10 +104,10 @@ class Uploader:
         here = [record for record in manifest.files if (directory / record.name).is_file()]
         for record in here[self._share.index :: self._share.count]:
             if self._store.size(directory.name, record.name) != record.num_bytes:
-                persist(partial(self._store.put, directory / record.name, directory.name))
+                persist(partial(self._put, directory / record.name))
         if self._share.is_first:
             self._wait(lambda: self._all_there(directory.name, manifest), f"all files of {directory.name}")
-            persist(lambda: self._store.put(directory / MANIFEST_NAME, directory.name))
+            persist(partial(self._put, directory / MANIFEST_NAME))
         if self._share.is_disk_leader:
             num_bytes = (directory / MANIFEST_NAME).stat().st_size
             self._wait(
@@ -114,9 +115,14 @@ class Uploader:
                 f"the manifest of {directory.name}",
             )
             note = json.dumps({"url": self._store.url, "time": time.time()}).encode()
+            self._fence.check()
             beside = directory / f".{UPLOADED_NAME}.new"
             write_synced(beside, [note])
             beside.rename(directory / UPLOADED_NAME)
+
+    def _put(self, path: Path) -> None:
+        self._fence.check()
+        self._store.put(path, path.parent.name)
 
     def _all_there(self, step: str, manifest: Manifest) -> bool:
         return all(self._store.size(step, record.name) == record.num_bytes for record in manifest.files)
@@ -134,8 +140,8 @@ def persist(action: Callable[[], Answer]) -> Answer:
     for attempt in range(_NUM_ATTEMPTS - 1):
         try:
             return action()
-        except CheckpointError:
-            raise  # what arrived is damaged: once more would bring the same
+        except (CheckpointError, FencedError):
+            raise  # what arrived is damaged, or the attempt is over: once more would bring the same
         except Exception:  # noqa: BLE001 - each store has errors of its own
             longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**attempt)
             time.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret

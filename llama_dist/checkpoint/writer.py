@@ -16,6 +16,7 @@ from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.staging import StagingBuffer
 from llama_dist.checkpoint.transaction import Contents, Range, WriteFiles, index_of, write_transaction
 from llama_dist.parallel.engine import Engine, StatePartition
+from llama_dist.runtime.fence import NO_FENCE, Fence
 from llama_dist.runtime.process_group import peers_named
 
 AfterPublication = Callable[[Path, Manifest], list[str]]
@@ -37,10 +38,16 @@ class CheckpointWriter:
     """Writes the checkpoints of one run. Collective: every rank calls every method but `poll` alike."""
 
     def __init__(
-        self, checkpoints: Path, group: SaveGroup, after_publication: AfterPublication, *, is_asynchronous: bool
+        self,
+        checkpoints: Path,
+        group: SaveGroup,
+        after_publication: AfterPublication,
+        *,
+        is_asynchronous: bool,
+        fence: Fence = NO_FENCE,
     ) -> None:
         self._checkpoints, self._group, self._after_publication = checkpoints, group, after_publication
-        self._is_asynchronous = is_asynchronous
+        self._is_asynchronous, self._fence = is_asynchronous, fence
         self._ranges: list[Range] | None = None
         self._index: dict[str, TensorRecord] = {}
         self._buffer: StagingBuffer | None = None
@@ -113,7 +120,8 @@ class CheckpointWriter:
     def poll(self) -> Written | None:
         """Answer, once, what came of the last save if it has ended.
 
-        Raises CheckpointError where a disk refused, PeerLostError where a rank was lost, and what else the save met.
+        Raises CheckpointError where a disk refused, PeerLostError where a rank was lost, FencedError where a newer
+        attempt has begun, and what else the save met.
         """
         if self.is_writing:
             return None
@@ -136,7 +144,9 @@ class CheckpointWriter:
         tracking = self._group.gather(contents.progress.tracking)[0]
         contents = replace(contents, progress=replace(contents.progress, tracking=tracking))
         step = contents.progress.step
-        manifest = write_transaction(self._checkpoints, self._group, contents, write_files, lambda: self._index)
+        manifest = write_transaction(
+            self._checkpoints, self._group, contents, write_files, lambda: self._index, self._fence
+        )
         assert self._began_at is not None
         self.last_seconds, self._began_at = time.monotonic() - self._began_at, None
         try:

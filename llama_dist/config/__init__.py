@@ -2,6 +2,8 @@
 
 from data_pipeline.config import BatchConfig, ConfigError, DataConfig, ReportedError, SourceConfig, write_yaml
 from llama_dist.config.cluster import ClusterConfig
+from llama_dist.config.cluster_kubernetes import KubernetesConfig
+from llama_dist.config.cluster_slurm import SlurmConfig
 from llama_dist.config.load import dump_config, load_cluster_config, load_run_config, parse_run_config
 from llama_dist.config.model import ModelConfig
 from llama_dist.config.rules import RULES, Rule, check_rules
@@ -30,6 +32,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "EvaluationSetConfig",
+    "KubernetesConfig",
     "MetricsConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -39,6 +42,7 @@ __all__ = [
     "RunConfig",
     "RunDirectory",
     "ScheduleConfig",
+    "SlurmConfig",
     "SourceConfig",
     "SupervisionConfig",
     "TrainConfig",

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from data_pipeline.config import StrictModel
+from llama_dist.config.cluster_kubernetes import KubernetesConfig
+from llama_dist.config.cluster_slurm import SlurmConfig
 
 BackendName = Literal["local", "ssh", "slurm", "mpi", "kubernetes", "started"]
 
@@ -63,3 +65,9 @@ class ClusterConfig(StrictModel):
 
     python: str | None = None
     """Python interpreter on the nodes; by default the path of this one."""
+
+    slurm: SlurmConfig = SlurmConfig()
+    """The job that `backend: slurm` submits."""
+
+    kubernetes: KubernetesConfig | None = None
+    """The job that `backend: kubernetes` writes a manifest of."""

@@ -226,14 +226,36 @@ class SupervisionConfig(StrictModel):
     max_attempts_without_progress: Count = 3
     """Attempts in a row that may end without a newer checkpoint; then the run stops with the reason."""
 
+    max_attempts: Count | None = None
+    """Attempts of one launch, with and without progress; then the run ends. Null sets no limit."""
+
     first_backoff_seconds: Seconds = 1.0
     """Wait before the first new attempt; doubles with each further one without progress."""
 
     max_backoff_seconds: Seconds = 300.0
     """Longest wait between attempts."""
 
+    lease_seconds: Annotated[float, Field(ge=1)] = 60.0
+    """How long the supervisor's lease on the run outlives its last renewal. After this a launch on another host takes
+    the run over; a supervisor that cannot reach the run's directory for 80 % of it ends its ranks and itself."""
+
+    wait_for_nodes_minutes: Seconds = 30.0
+    """How long a run with too few nodes waits for some to come back; then it ends with exit code 75."""
+
     process_group_timeout_seconds: Seconds = 600.0
     """Longest wait of one rank for the others in a collective; then the attempt fails by name."""
+
+    hang_timeout_min_seconds: Seconds | None = 10.0
+    """How long training may stand still before the attempt is taken for hung, or three median steps if that is longer;
+    null never judges a step. It counts from the fifth step of an attempt on: the first ones have
+    `start_timeout_seconds`."""
+
+    start_timeout_seconds: Seconds | None = 1800.0
+    """How long an attempt may stand still while it starts, loads a checkpoint and compiles in its first steps; null
+    waits for ever."""
+
+    slow_phase_timeout_seconds: Seconds | None = 1800.0
+    """How long an attempt may stand still while it evaluates or saves; null waits for ever."""
 
     stop_grace_seconds: Seconds = 120.0
     """How long a stopped run may take to save before its ranks are ended."""

@@ -26,8 +26,13 @@ class RunDirectory:
 
     @property
     def lock(self) -> Path:
-        """Held by the supervisor of the live run."""
+        """Held by the supervisor of the live run, on its host."""
         return self.path / "lock"
+
+    @property
+    def leases(self) -> Path:
+        """Directory with the lease of the live run's supervisor, which holds over all hosts."""
+        return self.path / "leases"
 
     @property
     def supervisor(self) -> Path:
@@ -43,6 +48,11 @@ class RunDirectory:
     def save_request(self) -> Path:
         """Exists while a checkpoint is asked for by `llama-dist checkpoint now`; rank 0 removes it as it begins one."""
         return self.path / "save_request.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """JSON, while a stop is asked for by `llama-dist stop`; the supervisor removes it as it takes it up."""
+        return self.path / "stop_request.json"
 
     @property
     def metrics(self) -> Path:
@@ -65,8 +75,13 @@ class RunDirectory:
         return self.path / "heartbeats"
 
     def heartbeat(self, rank: int) -> Path:
-        """JSON: pid, create_time, host, attempt, step, phase, time of one rank."""
+        """JSON: pid, create_time, host, attempt, step, phase, micro_batch, time of one rank."""
         return self.heartbeats / f"rank_{rank:05d}.json"
+
+    @property
+    def nodes(self) -> Path:
+        """Directory with a lock and a sign of life of each node's agent, where there are several nodes."""
+        return self.path / "nodes"
 
     @property
     def attempts(self) -> Path:
@@ -81,9 +96,17 @@ class RunDirectory:
         """The resolved config that the attempt's ranks read."""
         return self.attempt(number) / "config.yaml"
 
+    def attempt_end(self, number: int) -> Path:
+        """JSON: how an attempt ended, written by the supervisor once its ranks are gone."""
+        return self.attempt(number) / "exit.json"
+
     def exit_record(self, number: int, rank: int) -> Path:
         """JSON that a rank leaves when it ends by itself: exit_code, reason, step, host, time."""
         return self.attempt(number) / "exits" / f"rank_{rank:05d}.json"
+
+    def stacks(self, number: int, rank: int) -> Path:
+        """Text: where the threads of a rank stood, each time that it was asked by SIGUSR2."""
+        return self.attempt(number) / "stacks" / f"rank_{rank:05d}.txt"
 
 
 def set_aside_path(directory: Path, attempt: int) -> Path:

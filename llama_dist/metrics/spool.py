@@ -126,6 +126,7 @@ class SpoolReader:
         self.path = path
         self.num_unreadable_lines = 0
         self.offset = 0
+        self._newest_attempt = 0
 
     def read_new(self, *, with_unfinished_line: bool = False) -> list[SpoolRecord]:
         """Return new records, the first few MiB of them; nothing new gives an empty list.
@@ -151,8 +152,10 @@ class SpoolReader:
                 record = _parse_line(line)
                 if record is None:
                     self.num_unreadable_lines += 1
-                else:
+                elif record.attempt >= self._newest_attempt:
+                    self._newest_attempt = record.attempt
                     records.append(record)
+                # Else of a process that was frozen between its look at the fence and its write: the step is redone.
         return records
 
 

@@ -1,6 +1,6 @@
 """What the trainer asks of an engine, and the records it answers with. Imports no DeepSpeed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,22 @@ class MicroBatch(NamedTuple):
     positions: torch.Tensor | None = None
     """int64 [B, T]: every 0, with which each row begins, starts a document that attention does not leave.
     None lets attention see the whole row; it is None in all micro-batches of a run, or in none."""
+
+
+OnMicroBatch = Callable[[int], None]
+"""Told on this rank, as it begins a micro-batch, how many of the call it has begun. Stages that are handed none by
+DeepSpeed, those between the first and the last, are silent."""
+
+
+def tell_nobody(_number: int) -> None:
+    """Stand for an `OnMicroBatch` that nobody wants."""
+
+
+def announced(micro_batches: Iterable[MicroBatch], on_micro_batch: OnMicroBatch) -> Iterator[MicroBatch]:
+    """Yield the micro-batches, and tell of each before."""
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        on_micro_batch(number)
+        yield micro_batch
 
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")
@@ -73,11 +89,13 @@ class Engine(Protocol):
 
     grid: Grid
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], learning_rate: float, on_micro_batch: OnMicroBatch = tell_nobody
+    ) -> StepResult:
         """Forward and backward over this replica's micro-batches, then one optimizer step."""
         ...
 
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+    def evaluate(self, micro_batches: Sequence[MicroBatch], on_micro_batch: OnMicroBatch = tell_nobody) -> float:
         """Mean cross-entropy in nats over the unmasked labels of all ranks' micro-batches; changes no state.
 
         Every replica gives equally many micro-batches, if need be with rows whose labels are all masked.

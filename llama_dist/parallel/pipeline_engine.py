@@ -1,7 +1,7 @@
 """Pipeline x ZeRO 0/1: each rank holds one slice of the layer list, micro-batches flow through the stages (1F1B)."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from llama_dist.model.documents import lay_out_documents
 from llama_dist.model.flops import layer_flops
 from llama_dist.model.llama import build_layers, tied_logits
 from llama_dist.model.loss import next_token_loss
-from llama_dist.parallel.engine import MicroBatch, StepResult
+from llama_dist.parallel.engine import MicroBatch, OnMicroBatch, StepResult, announced, tell_nobody
 from llama_dist.parallel.grid import Grid
 from llama_dist.parallel.held_state import HeldState
 from llama_dist.parallel.label_count import counted_divisor, fixed_divisor, may_mask_labels
@@ -36,7 +36,9 @@ class PipelineEngine(HeldState):
         super().__init__(engine, state, grid)
         self._may_mask_labels = may_mask_labels(config.data)
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], learning_rate: float, on_micro_batch: OnMicroBatch = tell_nobody
+    ) -> StepResult:
         """Run one 1F1B schedule over `micro_batches`, then take one optimizer step."""
         engine = self._engine
         self._set_learning_rate(learning_rate)
@@ -45,17 +47,17 @@ class PipelineEngine(HeldState):
             divisor = counted_divisor(micro_batches, self.grid, engine.device)
         else:
             divisor = fixed_divisor(micro_batches, engine.device)
-        loss = engine.train_batch(_as_deepspeed_reads(micro_batches, divisor))
+        loss = engine.train_batch(_as_deepspeed_reads(announced(micro_batches, on_micro_batch), divisor))
         return StepResult(
             loss=float(loss),
             gradient_norm=float(engine.get_global_grad_norm()),
             skipped=engine.skipped_steps > skipped_before,
         )
 
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+    def evaluate(self, micro_batches: Sequence[MicroBatch], on_micro_batch: OnMicroBatch = tell_nobody) -> float:
         """Mean loss over the unmasked labels of all replicas' micro-batches, in nats."""
         divisor = counted_divisor(micro_batches, self.grid, self._engine.device)
-        batches = _as_deepspeed_reads(micro_batches, divisor)
+        batches = _as_deepspeed_reads(announced(micro_batches, on_micro_batch), divisor)
         return float(self._engine.eval_batch(batches, num_micro_batches=len(micro_batches)))
 
 
@@ -108,7 +110,7 @@ class LlamaPipeline(PipelineModule):  # type: ignore[misc]
                 yield f"{self._layer_names[int(scope)]}.{rest}", parameter
 
 
-def _as_deepspeed_reads(micro_batches: Sequence[MicroBatch], divisor: torch.Tensor) -> Iterator[Any]:
+def _as_deepspeed_reads(micro_batches: Iterable[MicroBatch], divisor: torch.Tensor) -> Iterator[Any]:
     """Yield (input of the first stage, what the last stage's loss takes beside the logits)."""
     for tokens, labels, positions in micro_batches:
         stage_input: StageInput = tokens if positions is None else (tokens, positions)

@@ -7,7 +7,7 @@ import torch
 
 from llama_dist.config import RunConfig
 from llama_dist.model.loss import next_token_loss
-from llama_dist.parallel.engine import MicroBatch, StepResult
+from llama_dist.parallel.engine import MicroBatch, OnMicroBatch, StepResult, announced, tell_nobody
 from llama_dist.parallel.grid import Grid
 from llama_dist.parallel.held_state import HeldState
 from llama_dist.parallel.label_count import counted_divisor, fixed_divisor, may_mask_labels
@@ -23,7 +23,9 @@ class ZeroEngine(HeldState):
         self._may_mask_labels = may_mask_labels(config.data)
         self._clip_norm = config.optimizer.gradient_clip_norm or float("inf")
 
-    def train_batch(self, micro_batches: Sequence[MicroBatch], learning_rate: float) -> StepResult:
+    def train_batch(
+        self, micro_batches: Sequence[MicroBatch], learning_rate: float, on_micro_batch: OnMicroBatch = tell_nobody
+    ) -> StepResult:
         """Accumulate over `micro_batches`, then take one optimizer step."""
         engine = self._engine
         engine.train()
@@ -32,7 +34,7 @@ class ZeroEngine(HeldState):
         total = torch.zeros((), dtype=torch.float32, device=engine.device)
         norm = None
         divisor = self._divisor(micro_batches)
-        for micro_batch in micro_batches:
+        for micro_batch in announced(micro_batches, on_micro_batch):
             loss = self._loss(micro_batch, divisor)
             engine.backward(loss)
             total += loss.detach()
@@ -47,11 +49,11 @@ class ZeroEngine(HeldState):
         )
 
     @torch.no_grad()
-    def evaluate(self, micro_batches: Sequence[MicroBatch]) -> float:
+    def evaluate(self, micro_batches: Sequence[MicroBatch], on_micro_batch: OnMicroBatch = tell_nobody) -> float:
         """Mean loss over the unmasked labels of all ranks' micro-batches, in nats."""
         self._engine.eval()
         divisor = counted_divisor(micro_batches, self.grid, self._engine.device)
-        losses = [self._loss(micro_batch, divisor) for micro_batch in micro_batches]
+        losses = [self._loss(micro_batch, divisor) for micro_batch in announced(micro_batches, on_micro_batch)]
         return self._mean_over_ranks(torch.stack(losses).mean())
 
     def _divisor(self, micro_batches: Sequence[MicroBatch]) -> torch.Tensor:

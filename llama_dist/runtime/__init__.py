@@ -1,1 +1,1 @@
-"""The process around the trainer: process group, signals, heartbeat, exit record."""
+"""The process around the trainer: process group, signals, heartbeat, stacks, exit record."""

@@ -6,13 +6,17 @@ import time
 from pathlib import Path
 
 
-def write_exit_record(path: Path, *, rank: int, exit_code: int, reason: str, step: int) -> None:
-    """Write the note whole or not at all; absent, the supervisor takes the rank for killed."""
+def write_exit_record(path: Path, *, rank: int, exit_code: int, reason: str, step: int, error: str = "") -> None:
+    """Write the note whole or not at all; absent, the supervisor takes the rank for killed.
+
+    `error` is the name of the class of the error that ended it, from which the launcher tells the cause.
+    """
     values = {
         "rank": rank,
         "exit_code": exit_code,
         "reason": reason,
         "step": step,
+        "error": error,
         "host": socket.gethostname(),
         "time": time.time(),
     }

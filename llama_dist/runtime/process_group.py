@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,30 +10,13 @@ import torch
 from torch import distributed
 
 from data_pipeline.config import ReportedError
+from llama_dist.runtime.world import World
 
 
 class PeerLostError(ReportedError):
     """A collective failed: a peer died, the network broke, or a rank did not come in time. The run may be retried."""
 
     exit_code = 75
-
-
-@dataclass(frozen=True)
-class World:
-    """What torchrun tells a process in its environment."""
-
-    rank: int
-    local_rank: int
-    world_size: int
-
-    @classmethod
-    def from_environment(cls) -> "World":
-        """Read RANK, LOCAL_RANK and WORLD_SIZE; a process started alone is a world of one."""
-        rank, local_rank, world_size = (
-            int(os.environ.get(name, default))
-            for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
-        )
-        return cls(rank, local_rank, world_size)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipeline.config import ReportedError
@@ -12,8 +13,9 @@ from llama_dist.config import RunDirectory
 from llama_dist.exit_codes import ExitCode
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.stacks import dump_stacks_on_signal
 from llama_dist.runtime.stop import StopAskedError, StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 
 
@@ -24,37 +26,51 @@ def main() -> None:
     # a rank. With this its import fails, which DeepSpeed takes as "not installed".
     sys.modules["mlflow"] = None  # type: ignore[assignment]
     attempt = _parse_arguments()
-    heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number)
-    exit_code, reason = _run(attempt, heartbeat)
-    with contextlib.suppress(OSError):  # on a full disk the exit code alone must do
-        write_exit_record(
-            attempt.run.exit_record(attempt.number, attempt.world.rank),
-            rank=attempt.world.rank,
-            exit_code=exit_code,
-            reason=reason,
-            step=heartbeat.step,
-        )
+    heartbeat = Heartbeat(attempt.run.heartbeat(attempt.world.rank), attempt.number, attempt.fence)
+    # Before the imports that take seconds: a start that hangs is to be seen, and to say where.
+    heartbeat.beat(0, "starting")
+    dump_stacks_on_signal(attempt.run.stacks(attempt.number, attempt.world.rank))
+    end = _run(attempt, heartbeat)
+    if not attempt.fence.is_closed():
+        with contextlib.suppress(OSError):  # on a full disk the exit code alone must do
+            write_exit_record(
+                attempt.run.exit_record(attempt.number, attempt.world.rank),
+                rank=attempt.world.rank,
+                exit_code=end.exit_code,
+                reason=end.reason,
+                step=heartbeat.step,
+                error=end.error,
+            )
     sys.stdout.flush()
     sys.stderr.flush()
     # After a lost peer the interpreter's own end can wait for it in the communication library: leave at once.
-    os._exit(exit_code)
+    os._exit(end.exit_code)
 
 
-def _run(attempt: Attempt, heartbeat: Heartbeat) -> tuple[int, str]:
+@dataclass(frozen=True)
+class _End:
+    exit_code: int
+    reason: str
+
+    error: str = ""
+    """Class of the error that ended it."""
+
+
+def _run(attempt: Attempt, heartbeat: Heartbeat) -> _End:
     try:
         from llama_dist.train.main import train  # noqa: PLC0415 - imports DeepSpeed
 
         left_because = train(attempt, heartbeat, StopRequest().install())
     except StopAskedError:
-        return ExitCode.STOPPED, "asked to stop before the first step: there was nothing to save"
+        return _End(ExitCode.STOPPED, "asked to stop before the first step: there was nothing to save")
     except ReportedError as error:
         print(f"rank {attempt.world.rank}: {error}", file=sys.stderr)
-        return error.exit_code, str(error)
-    except Exception:  # noqa: BLE001 - the process edge: every error becomes a record and an exit code
+        return _End(error.exit_code, str(error), type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - the process edge: every error becomes a record and an exit code
         text = traceback.format_exc()
         print(f"rank {attempt.world.rank}, {heartbeat.where()}:\n{text}", file=sys.stderr)
-        return ExitCode.OUR_BUG, text
-    return (ExitCode.STOPPED, left_because) if left_because else (ExitCode.DONE, "reached the last step")
+        return _End(ExitCode.OUR_BUG, text, type(error).__name__)
+    return _End(ExitCode.STOPPED, left_because) if left_because else _End(ExitCode.DONE, "reached the last step")
 
 
 def _parse_arguments() -> Attempt:

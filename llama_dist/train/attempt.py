@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass, field
 
 from llama_dist.config import RunDirectory
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.fence import Fence
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,8 @@ class Attempt:
 
     started: float = field(default_factory=time.monotonic)
     """`time.monotonic()` of when the process began, nearly."""
+
+    @property
+    def fence(self) -> Fence:
+        """What keeps this attempt from writing once it is over."""
+        return Fence(self.run, self.number)

@@ -12,6 +12,7 @@ from llama_dist.config import RunConfig
 from llama_dist.parallel.deepspeed_config import num_micro_batches
 from llama_dist.parallel.engine import MicroBatch
 from llama_dist.parallel.grid import Grid
+from llama_dist.runtime.fence import Fence
 from llama_dist.train.keeper import Position
 
 
@@ -42,14 +43,18 @@ class TrainingBatches:
 class SampleAudit:
     """Appends the ids of the samples of each step to a file of this rank's own."""
 
-    def __init__(self, metrics_directory: Path, rank: int, attempt: int) -> None:
+    def __init__(self, metrics_directory: Path, rank: int, fence: Fence) -> None:
         self._path = metrics_directory / "audit" / f"rank_{rank:05d}.jsonl"
-        self._attempt = attempt
+        self._fence = fence
 
     def log(self, step: int, batches: list[Batch]) -> None:
-        """Write one line: attempt, step (counted from 1), sample ids and epochs in the order of the micro-batches."""
+        """Write one line: attempt, step (counted from 1), sample ids and epochs in the order of the micro-batches.
+
+        Raises FencedError in an old attempt.
+        """
+        self._fence.check()
         values = {
-            "attempt": self._attempt,
+            "attempt": self._fence.attempt,
             "step": step,
             "sample_ids": [int(sample) for batch in batches for sample in batch.sample_ids],
             "epochs": [int(epoch) for batch in batches for epoch in batch.epochs],

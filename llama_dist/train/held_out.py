@@ -1,5 +1,6 @@
 """Loss on held-out text: always the same sequences, so that the value compares over steps and topologies."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from data_pipeline.errors import DataError
 from data_pipeline.stream import TokenStream, open_stream
 from data_pipeline.torch_batch import to_tensors
 from llama_dist.config import DEFAULT_SET_NAME, EvaluationSetConfig, RunConfig
-from llama_dist.parallel.engine import Engine, MicroBatch
+from llama_dist.parallel.engine import Engine, MicroBatch, OnMicroBatch, tell_nobody
 from llama_dist.parallel.grid import Grid
 
 
@@ -46,16 +47,21 @@ class HeldOutText:
         """Whether the evaluation interval or the run ends with `step`."""
         return step % self._interval_steps == 0 or step == self._last_step
 
-    def losses(self, engine: Engine, any_stop: Callable[[], bool]) -> dict[str, float] | None:
+    def losses(
+        self, engine: Engine, any_stop: Callable[[], bool], on_micro_batch: OnMicroBatch = tell_nobody
+    ) -> dict[str, float] | None:
         """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas.
 
         None where a stop was asked for meanwhile: `any_stop` is collective, and asked before each set.
+        `on_micro_batch` counts over all sets.
         """
-        losses = {}
+        losses: dict[str, float] = {}
+        counter = itertools.count(1)
         for one in self._sets:
             if any_stop():
                 return None
-            losses[one.name] = engine.evaluate(list(one.micro_batches(self._grid, self._micro_batch_sequences)))
+            micro_batches = list(one.micro_batches(self._grid, self._micro_batch_sequences))
+            losses[one.name] = engine.evaluate(micro_batches, lambda _number: on_micro_batch(next(counter)))
         return losses
 
 

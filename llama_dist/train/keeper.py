@@ -19,14 +19,16 @@ from llama_dist.checkpoint.manifest import (
     step_directory,
 )
 from llama_dist.checkpoint.retention import Retention
+from llama_dist.checkpoint.revocation import revoke_unfinished
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
 from llama_dist.checkpoint.store import CheckpointStore
 from llama_dist.checkpoint.transaction import Contents, point_latest
 from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.writer import CheckpointWriter, Written
-from llama_dist.config import RunConfig, RunDirectory, dump_config
+from llama_dist.config import CheckpointConfig, RunConfig, RunDirectory, dump_config
 from llama_dist.parallel.engine import Engine
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.fence import NO_FENCE, Fence
+from llama_dist.runtime.world import World
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,15 @@ class CheckpointKeeper:
     """Saves and restores one run. Collective: every rank makes one, and calls every method alike, but `take_alerts`."""
 
     def __init__(
-        self, run: RunDirectory, world: World, config: RunConfig, stream: TokenStream, code_revision: str
+        self,
+        run: RunDirectory,
+        world: World,
+        config: RunConfig,
+        stream: TokenStream,
+        code_revision: str,
+        fence: Fence = NO_FENCE,
     ) -> None:
-        self._directory, self._config, self._stream = run.checkpoints, config, stream
+        self._directory, self._config, self._stream, self._fence = run.checkpoints, config, stream, fence
         self._tracking = run.tracking_identity
         self._code_revision = code_revision
         # Held from the start: a cache of remote data may drop its copy at any time.
@@ -60,13 +68,17 @@ class CheckpointKeeper:
         )
         self._group = group
         self._writer = CheckpointWriter(
-            self._directory, group, self._after_publication, is_asynchronous=config.checkpoint.asynchronous
+            self._directory,
+            group,
+            self._after_publication,
+            is_asynchronous=config.checkpoint.asynchronous,
+            fence=fence,
         )
         self.newest_step: int | None = None
         """Step of the newest checkpoint that is known to exist: restored, or written and waited for."""
 
-        self._retention = Retention(self._directory, config.checkpoint, is_uploaded)
-        self._uploader = _open_uploader(run, group, config.checkpoint.upload, is_shared=config.checkpoint.shared)
+        self._retention = Retention(self._directory, config.checkpoint, is_uploaded, fence)
+        self._uploader = _open_uploader(run, group, config.checkpoint, fence)
         self._alerts: list[str] = []
         self._failure: CheckpointError | None = None
 
@@ -134,6 +146,8 @@ class CheckpointKeeper:
 
     def _load_newest(self, engine: Engine, tell: Callable[[str], None]) -> Position:
         world, is_shared = self._group.world, self._config.checkpoint.shared
+        if self._group.is_leader:
+            revoke_unfinished(self._directory, self._fence)
         found = agree_on_newest_good(
             self._directory, world.rank, world.world_size, local_rank=None if is_shared else world.local_rank
         )
@@ -192,24 +206,30 @@ class CheckpointKeeper:
         if not self._group.is_leader:
             return []
         outcomes = (
-            attempt(point_latest, self._directory, directory),
+            attempt(self._point_latest, directory),
             attempt(self._retention.remove_superseded, manifest.step),
         )
+        # A fence that closed meanwhile needs no alert: the next step of the training ends at it.
         return [f"older files could not be removed: {one['error']}" for one in outcomes if "error" in one]
 
+    def _point_latest(self, directory: Path) -> None:
+        self._fence.check()
+        point_latest(self._directory, directory)
 
-def _open_uploader(run: RunDirectory, group: SaveGroup, url: str | None, *, is_shared: bool) -> Uploader | None:
+
+def _open_uploader(run: RunDirectory, group: SaveGroup, policy: CheckpointConfig, fence: Fence) -> Uploader | None:
     """Collective. The uploader of this rank's share of the files that are on its disk."""
-    if url is None:
+    if policy.upload is None:
         return None
-    ranks_here = [rank for rank, host in enumerate(group.gather(group.host)) if is_shared or host == group.host]
+    hosts = group.gather(group.host)
+    ranks_here = [rank for rank, host in enumerate(hosts) if policy.shared or host == group.host]
     share = Share(
         index=ranks_here.index(group.rank),
         count=len(ranks_here),
         is_disk_leader=group.is_leader,
         is_first=group.rank == 0,
     )
-    return Uploader(CheckpointStore(url, run.name), share)
+    return Uploader(CheckpointStore(policy.upload, run.name), share, fence)
 
 
 def _read_tracking(path: Path) -> dict[str, Any]:

@@ -57,6 +57,7 @@ def train_steps(parts: Parts, position: Position) -> str | None:
     Either end is saved.
     """
     config, left_because = parts.config, None
+    first_step = position.step
     while position.step < config.train.num_steps:
         micro_batches = _read(parts, position)
         decision = parts.decisions.take()
@@ -68,9 +69,10 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             parts.tell(f"{decision.because}: {decision.how}")
             break
 
-        parts.heartbeat.beat(position.step, "train")
+        # The first step of an attempt compiles and connects: whoever watches gives it the time of a start.
+        parts.heartbeat.beat(position.step, "train" if position.step > first_step else "first step")
         rate = learning_rate(position.step, config.optimizer, config.schedule, config.train.num_steps)
-        result = parts.engine.train_batch(micro_batches, rate)
+        result = parts.engine.train_batch(micro_batches, rate, parts.heartbeat.begin_micro_batch)
         if has_diverged(result, config.train.precision):
             raise DivergedError(_divergence_advice(position.step + 1, result))
 
@@ -119,7 +121,7 @@ def _evaluate(parts: Parts, metrics: StepMetrics) -> StepMetrics:
     if not (parts.held_out and parts.held_out.is_due(metrics.step)):
         return metrics
     parts.heartbeat.beat(metrics.step, "evaluate")
-    losses = parts.held_out.losses(parts.engine, parts.decisions.any_stop)
+    losses = parts.held_out.losses(parts.engine, parts.decisions.any_stop, parts.heartbeat.begin_micro_batch)
     return metrics if losses is None else metrics.with_held_out(losses)
 
 

@@ -18,8 +18,9 @@ from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World, peers_named, process_group
+from llama_dist.runtime.process_group import peers_named, process_group
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.batches import SampleAudit, TrainingBatches
 from llama_dist.train.decision import Decisions
@@ -38,14 +39,13 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | No
     Raises ReportedError, and StopAskedError where a stop comes before the first step.
     """
     run, world, tell = attempt.run, attempt.world, _teller(attempt.world)
-    heartbeat.beat(0, "starting")
     config = parse_run_config(read_yaml(run.attempt_config(attempt.number)), where=str(run.config))
     check_rules(config, world.world_size)
     grid = Grid(world.rank, world.world_size, config.parallel.pipeline_stages)
 
     stream = open_stream(config.data)
     _check_vocabulary(stream, config)
-    audit = SampleAudit(run.metrics, world.rank, attempt.number) if config.metrics.audit_samples else None
+    audit = SampleAudit(run.metrics, world.rank, attempt.fence) if config.metrics.audit_samples else None
     batches = TrainingBatches(stream, grid, config, audit)
     held_out = None
     if config.evaluation.interval_steps:
@@ -60,13 +60,13 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | No
         engine = build_engine(config, grid, lambda named: build_adamw(named, config.optimizer))
 
         heartbeat.beat(0, "resume")
-        keeper = CheckpointKeeper(run, world, config, stream, _code_revision(attempt))
+        keeper = CheckpointKeeper(run, world, config, stream, _code_revision(attempt), attempt.fence)
         position = keeper.restore_newest(engine, tell)
         _check_steps_left(position, config)
 
-        recorder = Recorder(run.metrics, attempt.number, config.train.num_steps, rank=world.rank, tell=tell)
+        recorder = Recorder(run.metrics, attempt.fence, config.train.num_steps, rank=world.rank, tell=tell)
         meter = Meter(tokens_per_step=_tokens_per_step(config), peak_memory_bytes=_peak_memory_bytes())
-        decisions = Decisions(config, attempt, stop, keeper, SaveRequest(run.save_request))
+        decisions = Decisions(config, attempt, stop, keeper, SaveRequest(run.save_request, attempt.fence))
         parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, decisions, meter, tell)
         stop.defer()
         left_because = train_steps(parts, position)

@@ -50,6 +50,8 @@ def test_a_quantity_names_its_unit():
         "thread",
         "byte",
         "task",
+        "node",
+        "minute",
     )
     faults = [
         row.path

@@ -161,7 +161,9 @@ class Storm:
             if entry.name.startswith((".staging_", "step_")):
                 inode = entry.inode()
                 entries.add((entry.name, inode, ""))
-                entries |= {(entry.name, inode, inner.name) for inner in _scan(entry.path)}
+                inside = _scan(entry.path)
+                inside += [file for inner in inside if inner.is_dir() for file in _scan(inner.path)]
+                entries |= {(entry.name, inode, inner.name) for inner in inside}
         return entries
 
     def _is_there(self, aim, before):

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cluster_in_a_box import name_for_tests, skip_unless_possible
 from lab_observation import lab_command, left_of
 
 from launcher.lab import programs
+from launcher.lab.down import down
 from launcher.lab.lab_error import LabError
 from launcher.lab.node_processes import end_processes_in
 from launcher.lab.up import up
@@ -40,7 +42,17 @@ def test_missing_programs_are_all_named_with_their_debian_packages(monkeypatch, 
     assert "slurm" not in str(caught.value) and "munge" not in str(caught.value)
 
 
+def test_hosts_files_that_a_reboot_left_are_removed():
+    skip_unless_possible()
+    name = name_for_tests("r")
+    left = Path("/etc/netns") / f"ld-{name}-node1"
+    left.mkdir(parents=True)
+    assert down(name) is True
+    assert left_of(name) == []
+
+
 def test_a_lab_that_is_not_there_is_said_to_be_not_there():
+    skip_unless_possible()
     answer = lab_command("status", "--name", "absent")
     assert answer.returncode == 78
     assert answer.stderr.startswith("llama-dist: there is no lab `absent`")

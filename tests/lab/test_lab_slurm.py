@@ -56,3 +56,10 @@ def test_a_killed_node_is_down_and_idle_again_once_mended(lab):
     mend(lab, "node2")
     assert slurm_states(lab)["node2"] == "idle"
     assert slurm(lab, "srun", "-N1", "-wnode2", "hostname") == "node2\n"
+
+
+def test_jobs_run_again_once_a_dead_controller_is_mended(lab):
+    kill(lab, "control")
+    assert status_of(lab)["control"]["state"] == "killed"
+    mend(lab, "control")
+    assert sorted(slurm(lab, "srun", "-N3", "hostname").split()) == ["node1", "node2", "node3"]

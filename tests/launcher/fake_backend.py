@@ -3,7 +3,9 @@
 import json
 import time
 
+from cluster.facts import MachineFacts
 from launcher.agent_log import WorkerFailures
+from launcher.backend import Machines
 
 
 class FakeBackend:
@@ -12,6 +14,18 @@ class FakeBackend:
         self.specs = []
 
     def check(self):
+        pass
+
+    def gather(self, _set_aside):
+        return Machines((MachineFacts("node", 2, 1 << 34, ()),))
+
+    def has_more_nodes(self):
+        return False
+
+    def take_signals(self):
+        return []
+
+    def close(self):
         pass
 
     def start(self, spec):
@@ -32,6 +46,12 @@ class FakeAttempt:
 
     def end_now(self):
         pass
+
+    def beats(self):
+        return {}
+
+    def stacks(self, _seconds):
+        return {}
 
     def failures(self):
         return self._failures

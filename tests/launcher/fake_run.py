@@ -82,6 +82,13 @@ class FakeRun:
         raise AssertionError(f"{path} never held {expected}: {values}")
 
 
+def write_fake_data(directory: Path) -> None:
+    """As much of a dataset as a launcher looks at."""
+    (directory / "data" / "shards").mkdir(parents=True)
+    (directory / "data" / "shards.arrow").write_bytes(b"index")
+    (directory / "data" / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 32}))
+
+
 def run_values(directory: Path) -> dict:
     return {
         "name": "fake",

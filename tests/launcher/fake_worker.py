@@ -1,11 +1,13 @@
 """A rank that keeps the process contract of a trainer and computes nothing: for tests of the supervision alone.
 
 What it does is read from `script.json` two levels above the run directory: a list with one entry an attempt (the
-last one holds for all further attempts): `steps`, `save_every`, and for chosen ranks `kill_at` (SIGKILL to itself),
-`hang_at` (ignores SIGTERM).
+last one holds for all further attempts): `steps`, `save_every`, `first_step_seconds`, and for chosen ranks `kill_at`
+(SIGKILL to itself), `hang_at` (ignores SIGTERM), `stop_at` (SIGSTOP to itself), `hold_gil_at` (native code that keeps
+the interpreter's lock), `sleep_at` (waits for ever where data is read).
 """
 
 import argparse
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +17,9 @@ import time
 from pathlib import Path
 
 import psutil
+
+from llama_dist.config import RunDirectory
+from llama_dist.runtime.stacks import dump_stacks_on_signal
 
 STEP_SECONDS = 0.02
 
@@ -27,9 +32,13 @@ class Worker:
         self.step = self._newest_checkpoint()
         self.stopping = False
         signal.signal(signal.SIGTERM, self._on_term)
+        dump_stacks_on_signal(RunDirectory(run).stacks(attempt, self.rank))
 
     def train(self) -> int:
         print(f"rank {self.rank} begins at step {self.step}", flush=True)
+        if "first_step_seconds" in self.script:
+            self.beat("first step")
+            time.sleep(self.script["first_step_seconds"])
         while self.step < self.script["steps"]:
             self.beat("train")
             if self.stopping:
@@ -48,6 +57,14 @@ class Worker:
         if self.step == mine.get("kill_at"):
             self.beat("train")
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.step == mine.get("stop_at"):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.step == mine.get("hold_gil_at"):
+            while True:  # a signal ends a sleep
+                ctypes.PyDLL(None).sleep(600)
+        if self.step == mine.get("sleep_at"):
+            self.beat("read")
+            time.sleep(600)
         if self.step == mine.get("hang_at"):
             self.beat("hang")
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -111,7 +111,7 @@ def test_an_attempt_leaves_config_plan_environment_code_and_end(launch):
     environment = json.loads((attempt / "environment.json").read_text())
     assert environment["MALLOC_TRIM_THRESHOLD_"]
     assert "RANK" not in environment
-    assert dict(backend.specs[0].environment) == environment  # there was no secret to mask
+    assert dict(backend.specs[0].nodes[0].environment) == environment  # there was no secret to mask
     code = json.loads((attempt / "code.json").read_text())
     assert code["packages"]["torch"]
     assert set(code) == {"git_revision", "git_dirty", "python", "system", "packages"}

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.facts import Gpu, MachineFacts
+from launcher.backend import Machines
 from launcher.memory import estimate_memory
 from launcher.offers import find_offers
 from launcher.plan import make_plan, pipeline_bubble, place_ranks
@@ -26,7 +27,7 @@ def run_config(tmp_path, **sections):
 
 
 def plan_of(config, num_processes, machine=MACHINE, **caller):
-    return make_plan(config, ClusterConfig(num_processes_per_node=num_processes), machine, caller)
+    return make_plan(config, ClusterConfig(num_processes_per_node=num_processes), Machines((machine,)), caller)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
@@ -111,8 +112,9 @@ def test_more_ranks_than_gpus_are_refused(tmp_path):
 def test_commands_are_argument_lists_that_start_the_trainer(tmp_path):
     plan = plan_of(run_config(tmp_path), 2)
     assert plan.worker_command[:3] == (sys.executable, "-m", "llama_dist.train")
-    assert plan.agent_command[-len(plan.worker_command) :] == plan.worker_command
-    assert plan.agent_command[plan.agent_command.index("--nproc-per-node") + 1] == "2"
+    (agent,) = plan.agent_commands
+    assert agent[-len(plan.worker_command) :] == plan.worker_command
+    assert agent[agent.index("--nproc-per-node") + 1] == "2"
 
 
 def test_a_plan_shows_no_secret_as_text_or_json(tmp_path):

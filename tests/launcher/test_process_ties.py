@@ -64,9 +64,9 @@ def test_a_process_whose_parent_is_gone_already_does_not_start(tmp_path):
 
 def test_a_lock_has_one_holder_and_goes_with_it(tmp_path):
     run = RunDirectory(tmp_path)
-    with lock_run(run), pytest.raises(LiveRunError, match="is live"), lock_run(run):
+    with lock_run(run, 60), pytest.raises(LiveRunError, match="is live"), lock_run(run, 60):
         pass
-    with lock_run(run):
+    with lock_run(run, 60):
         pass
 
 
@@ -79,12 +79,12 @@ def test_a_rank_left_over_from_a_dead_supervisor_keeps_a_new_one_out(tmp_path, m
         beat = {"pid": leftover.pid, "create_time": psutil.Process(leftover.pid).create_time()}
         place = {"host": os.uname().nodename, "attempt": 1, "step": 5, "phase": "save", "time": time.time()}
         write_json(run.heartbeat(0), beat | place)
-        with pytest.raises(LiveRunError, match=str(leftover.pid)), lock_run(run):
+        with pytest.raises(LiveRunError, match=str(leftover.pid)), lock_run(run, 60):
             pass
     finally:
         leftover.kill()
         leftover.wait(10)
-    with lock_run(run):
+    with lock_run(run, 60):
         pass
 
 

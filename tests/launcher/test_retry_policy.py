@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.policy import Finish, Outcome, RankEnd, Retry, backoff_seconds, decide, describe
+from launcher.causes import Cause
+from launcher.ends import Outcome, RankEnd
+from launcher.policy import Finish, Past, Retry, backoff_seconds, decide, describe
 from llama_dist.config import SupervisionConfig
 from llama_dist.exit_codes import ExitCode
 
@@ -43,14 +45,14 @@ def killed(rank, number=signal.SIGKILL):
 
 @given(outcomes(), st.integers(0, 10))
 def test_an_outcome_is_either_final_with_a_known_code_or_retried_within_the_cap(result, without_progress):
-    decision = decide(result, without_progress, LIMITS)
+    decision = decide(result, Past(without_progress=without_progress), LIMITS)
     if isinstance(decision, Finish):
         assert decision.exit_code in set(ExitCode)
         assert (decision.state == "done") == (decision.exit_code == 0)
         assert (decision.state == "stopped") == (decision.exit_code == 143)
     else:
         assert 0 < decision.delay_seconds <= LIMITS.max_backoff_seconds
-        assert decision.attempts_without_progress < LIMITS.max_attempts_without_progress
+        assert decision.past.without_progress < LIMITS.max_attempts_without_progress
     assert decision.reason
 
 
@@ -58,7 +60,7 @@ def test_an_outcome_is_either_final_with_a_known_code_or_retried_within_the_cap(
 def test_one_rank_with_bad_input_or_storage_always_ends_the_run(result, without_progress, code):
     ends = (*result.ranks, RankEnd(len(result.ranks), None, code, "why", 1))
     spoiled = replace(result, ranks=ends)
-    decision = decide(spoiled, without_progress, LIMITS)
+    decision = decide(spoiled, Past(without_progress=without_progress), LIMITS)
     assert isinstance(decision, Finish)
     assert decision.exit_code in (78, 70, 74)
 
@@ -70,26 +72,26 @@ def killed_first(result):
 
 def test_a_bug_told_by_the_peer_of_a_rank_killed_first_is_retried_until_the_limit():
     result = outcome(killed(1), ended(0, 70, "Traceback\nRuntimeError: connection closed"), first=1)
-    decision = decide(result, 0, LIMITS)
+    decision = decide(result, Past(), LIMITS)
     assert isinstance(decision, Retry)
     assert decision.reason == "rank 1 was killed by SIGKILL at step 57"
-    limit = decide(result, LIMITS.max_attempts_without_progress - 1, LIMITS)
+    limit = decide(result, Past(without_progress=LIMITS.max_attempts_without_progress - 1), LIMITS)
     assert (limit.state, limit.exit_code) == ("failed", 75)
 
 
 def test_a_bug_ends_the_run_where_it_came_first_or_the_agent_ended_the_other():
-    assert decide(outcome(killed(1), ended(0, 70), first=0), 0, LIMITS).exit_code == 70
-    assert decide(outcome(killed(1, signal.SIGTERM), ended(0, 70), first=1), 0, LIMITS).exit_code == 70
+    assert decide(outcome(killed(1), ended(0, 70), first=0), Past(), LIMITS).exit_code == 70
+    assert decide(outcome(killed(1, signal.SIGTERM), ended(0, 70), first=1), Past(), LIMITS).exit_code == 70
 
 
 @pytest.mark.parametrize("code", [78, 74])
 def test_bad_input_and_storage_end_the_run_even_beside_a_rank_killed_first(code):
-    assert decide(outcome(killed(1), ended(0, code), first=1), 0, LIMITS).exit_code == code
+    assert decide(outcome(killed(1), ended(0, code), first=1), Past(), LIMITS).exit_code == code
 
 
 @given(outcomes())
 def test_precedence_over_ranks_is_78_then_70_then_74(result):
-    decision = decide(result, 0, LIMITS)
+    decision = decide(result, Past(), LIMITS)
     found = {end.code for end in result.ranks}
     for code in (78, 70, 74):
         if code == 70 and (found & {1} or killed_first(result)):  # an unknown code is a bug of ours
@@ -102,15 +104,15 @@ def test_precedence_over_ranks_is_78_then_70_then_74(result):
 @given(outcomes(code=st.sampled_from(RETRYABLE), status=st.sampled_from([None, -9, -6, -15])))
 def test_killed_or_lost_ranks_are_retried_as_long_as_checkpoints_advance(result):
     if not result.stop_requested and result.made_progress:
-        assert isinstance(decide(result, LIMITS.max_attempts_without_progress, LIMITS), Retry)
+        assert isinstance(decide(result, Past(without_progress=LIMITS.max_attempts_without_progress), LIMITS), Retry)
 
 
 def test_no_newer_checkpoint_in_k_attempts_ends_the_run():
     stuck = outcome(killed(1), ended(0, 75), before=50, after=50)
-    decision = Retry(0, 0, "")
+    decision = Retry(0, Past(), "", Cause.KILLED)
     for _ in range(LIMITS.max_attempts_without_progress):
         assert isinstance(decision, Retry)
-        decision = decide(stuck, decision.attempts_without_progress, LIMITS)
+        decision = decide(stuck, decision.past, LIMITS)
     assert isinstance(decision, Finish)
     assert (decision.state, decision.exit_code) == ("failed", 75)
     assert "rank 1 was killed by SIGKILL at step 57" in decision.reason
@@ -139,34 +141,36 @@ def test_the_wait_grows_to_its_cap_and_never_shrinks(count, first, longest):
 
 
 def test_a_killed_rank_is_named_before_those_that_lost_it():
-    decision = decide(outcome(ended(0, 75, "peer 1 lost"), killed(1), killed(2, signal.SIGTERM), after=50), 0, LIMITS)
+    decision = decide(
+        outcome(ended(0, 75, "peer 1 lost"), killed(1), killed(2, signal.SIGTERM), after=50), Past(), LIMITS
+    )
     assert decision.reason == "rank 1 was killed by SIGKILL at step 57"
 
 
 def test_the_rank_that_failed_first_is_named_among_equals():
-    decision = decide(outcome(ended(0, 78, "other"), ended(1, 78, "shard 3 is cut"), first=1), 0, LIMITS)
+    decision = decide(outcome(ended(0, 78, "other"), ended(1, 78, "shard 3 is cut"), first=1), Past(), LIMITS)
     assert decision.culprit == 1
     assert "shard 3 is cut" in decision.reason
 
 
 def test_a_stop_that_all_ranks_agreed_on_is_a_stop():
-    decision = decide(outcome(ended(0, 143), ended(1, 143), after=9), 0, LIMITS)
+    decision = decide(outcome(ended(0, 143), ended(1, 143), after=9), Past(), LIMITS)
     assert (decision.state, decision.exit_code) == ("stopped", 143)
     assert "step 9" in decision.reason
 
 
 def test_a_rank_that_the_agent_terminated_is_no_wish_to_stop():
     """torchrun sends SIGTERM to the survivors: they report 143 although nobody asked the run to stop."""
-    assert isinstance(decide(outcome(ended(0, 143), killed(1), after=9), 0, LIMITS), Retry)
+    assert isinstance(decide(outcome(ended(0, 143), killed(1), after=9), Past(), LIMITS), Retry)
 
 
 def test_a_stop_that_was_asked_for_is_never_retried():
-    decision = decide(outcome(ended(0, 75), killed(1), after=9, stop=True), 0, LIMITS)
+    decision = decide(outcome(ended(0, 75), killed(1), after=9, stop=True), Past(), LIMITS)
     assert (decision.state, decision.exit_code) == ("stopped", 143)
 
 
 def test_a_process_that_never_reached_its_edge_is_a_bug_not_a_retry():
-    decision = decide(outcome(RankEnd(0, 1, None, "", None)), 0, LIMITS)
+    decision = decide(outcome(RankEnd(0, 1, None, "", None)), Past(), LIMITS)
     assert (decision.state, decision.exit_code, decision.culprit) == ("failed", 70, 0)
 
 

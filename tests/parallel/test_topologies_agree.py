@@ -66,6 +66,13 @@ def test_losses_and_norms_in_fp32_are_those_of_one_process(results):
         assert abs(result["held_out"] - reference["held_out"]) < FP32_TOLERANCE, name
 
 
+def test_every_engine_tells_of_each_micro_batch_as_it_begins(results):
+    for name, result in results.items():
+        in_order = [number for count in result["micro_batches_read"] for number in range(1, count + 1)]
+        assert result["micro_batches_begun"] == in_order, name
+    assert any(max(result["micro_batches_read"]) > 1 for result in results.values())
+
+
 def test_losses_in_bf16_agree_with_each_other(results):
     chosen = of_variant(results, "bf16")
     for name, one in chosen.items():

@@ -21,7 +21,8 @@ from llama_dist.checkpoint.transaction import Contents
 from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World, all_gather_json, process_group
+from llama_dist.runtime.process_group import all_gather_json, process_group
+from llama_dist.runtime.world import World
 
 SHAPES = {"embed.weight": (40, 50), "layers.0.weight": (30, 30), "layers.1.weight": (30, 30), "norm.weight": (7,)}
 

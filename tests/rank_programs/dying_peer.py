@@ -13,7 +13,8 @@ from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.transaction import Contents
 from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.parallel.engine import STATES, StatePartition
-from llama_dist.runtime.process_group import World, process_group
+from llama_dist.runtime.process_group import process_group
+from llama_dist.runtime.world import World
 
 
 class Engine:

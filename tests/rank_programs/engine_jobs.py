@@ -27,7 +27,8 @@ from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.engine import MicroBatch
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World, process_group
+from llama_dist.runtime.process_group import process_group
+from llama_dist.runtime.world import World
 from llama_dist.train.batches import TrainingBatches
 from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import Position
@@ -175,7 +176,8 @@ def run_job(job, world):
     evaluated = evaluations(job, config, grid, engine, first)
     read = batches_of(job, config, grid)
     forwards_before = num_block_forwards()
-    results = [engine.train_batch(read(step), rate) for step in range(first, last)]
+    begun = []
+    results = [engine.train_batch(read(step), rate, begun.append) for step in range(first, last)]
     block_forwards = num_block_forwards() - forwards_before
     if job.get("save"):
         tokens, whole_world = last * GLOBAL_BATCH * LENGTH, {"world_size": world.world_size}
@@ -189,6 +191,8 @@ def run_job(job, world):
         "skipped": [result.skipped for result in results],
         "diverged": [has_diverged(result, config.train.precision) for result in results],
         "block_forwards": block_forwards,
+        "micro_batches_begun": begun,
+        "micro_batches_read": [len(read(step)) for step in range(first, last)],
         # In a pipeline all batches must have positions or none.
         "held_out": None if evaluated else engine.evaluate(micro_batches(10_000, grid)),
         "scalars": engine.scalars(),

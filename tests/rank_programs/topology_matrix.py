@@ -21,7 +21,8 @@ from llama_dist.config import OptimizerConfig, parse_run_config
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World, all_gather_json, process_group
+from llama_dist.runtime.process_group import all_gather_json, process_group
+from llama_dist.runtime.world import World
 
 SAVED_STEP, LAST_STEP = 4, 25
 

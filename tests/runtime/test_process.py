@@ -13,12 +13,14 @@ import pytest
 
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import PeerLostError, World, peers_named
+from llama_dist.runtime.process_group import PeerLostError, peers_named
 from llama_dist.runtime.stop import StopAskedError, StopRequest
+from llama_dist.runtime.world import World
 
 PROGRAM = """
 import os, sys, time
-from llama_dist.runtime.process_group import World, all_gather_json, any_rank, broadcast_json
+from llama_dist.runtime.process_group import all_gather_json, any_rank, broadcast_json
+from llama_dist.runtime.world import World
 from llama_dist.runtime.process_group import peers_named, process_group
 world = World.from_environment()
 with peers_named(world, lambda: "in the test"), process_group(world, timeout_seconds=20):
@@ -65,6 +67,25 @@ def test_a_heartbeat_names_this_very_process(tmp_path):
     assert (values["step"], values["phase"], values["attempt"], values["pid"]) == (7, "train", 3, os.getpid())
     assert values["create_time"] == psutil.Process().create_time()
     assert "step 7" in heartbeat.where() and "train" in heartbeat.where()
+
+
+def test_micro_batches_of_a_fast_step_are_not_written_and_those_of_a_slow_one_are(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("llama_dist.runtime.heartbeat.time.monotonic", lambda: now)
+    heartbeat = Heartbeat(tmp_path / "rank.json", attempt=1)
+    heartbeat.beat(7, "train")
+    written = []
+    for number in range(1, 11):
+        now += 0.125
+        heartbeat.begin_micro_batch(number)
+        written.append(json.loads((tmp_path / "rank.json").read_text())["micro_batch"])
+    assert written == [0, 0, 0, 4, 4, 4, 4, 8, 8, 8]
+    assert (heartbeat.step, heartbeat.phase) == (7, "train")
+
+
+def test_a_rank_knows_itself_and_beats_before_it_imports_torch():
+    program = "import sys, llama_dist.train.__main__; sys.exit('torch' in sys.modules or 'deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
 
 
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_training(tmp_path):

@@ -11,7 +11,7 @@ from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.config import ConfigError, RunDirectory, parse_run_config
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
-from llama_dist.runtime.process_group import World
+from llama_dist.runtime.world import World
 from llama_dist.train.keeper import CheckpointKeeper, Position
 
 pytestmark = pytest.mark.usefixtures("world_of_one")

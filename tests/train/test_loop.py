@@ -14,8 +14,8 @@ from llama_dist.metrics import Meter
 from llama_dist.parallel.engine import StepResult
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.heartbeat import Heartbeat
-from llama_dist.runtime.process_group import World
 from llama_dist.runtime.stop import StopRequest
+from llama_dist.runtime.world import World
 from llama_dist.train.attempt import Attempt
 from llama_dist.train.decision import Decisions
 from llama_dist.train.keeper import Position
@@ -31,8 +31,9 @@ class FakeEngine:
     def __init__(self, results=None):
         self.results, self.rates = results or {}, []
 
-    def train_batch(self, _micro_batches, learning_rate):
+    def train_batch(self, _micro_batches, learning_rate, on_micro_batch):
         self.rates.append(learning_rate)
+        on_micro_batch(1)
         return self.results.get(len(self.rates), StepResult(2.0, 1.0, skipped=False))
 
 
@@ -84,7 +85,8 @@ class FakeHeldOut:
     def is_due(self, step):
         return step == 4
 
-    def losses(self, _engine, any_stop):
+    def losses(self, _engine, any_stop, on_micro_batch):
+        on_micro_batch(1)
         return None if any_stop() else {"held_out": 1.5, "code": 2.5}
 
 
@@ -152,6 +154,23 @@ def test_a_resumed_loop_goes_on_with_the_next_sample_and_the_schedule_of_its_ste
     assert engine.rates == parts.engine.rates[5:]
 
 
+def test_the_phases_of_a_step_and_its_micro_batches_are_written_down(parts, start, monkeypatch):
+    parts, _ = parts
+    beats = []
+    write = Heartbeat.beat
+
+    def beat(self, step, phase, micro_batch=0):
+        write(self, step, phase, micro_batch)
+        beats.append((step, phase, micro_batch))
+
+    monkeypatch.setattr(Heartbeat, "beat", beat)
+    monkeypatch.setattr("llama_dist.runtime.heartbeat._MICRO_BATCH_SECONDS", 0.0)
+    start(Position(step=2, consumed_samples=8))
+    assert beats[:5] == [(2, "read", 0), (2, "first step", 0), (2, "first step", 1), (3, "save", 0), (3, "read", 0)]
+    assert beats[5:9] == [(3, "train", 0), (3, "train", 1), (4, "evaluate", 0), (4, "evaluate", 1)]
+    assert beats[-2:] == [(7, "save", 0), (7, "finish the save", 0)]
+
+
 def test_a_stop_before_a_step_leaves_without_it_and_saves_what_was_done(parts, start):
     parts, _ = parts
     parts.stop.asked_at = time.monotonic()
@@ -185,9 +204,9 @@ def test_a_stop_during_the_last_step_is_a_finished_run(parts, start):
     parts, _ = parts
 
     class StoppingEngine(FakeEngine):
-        def train_batch(self, micro_batches, learning_rate):
+        def train_batch(self, *arguments):
             parts.stop.asked_at = time.monotonic()
-            return super().train_batch(micro_batches, learning_rate)
+            return super().train_batch(*arguments)
 
     assert start(Position(step=6, consumed_samples=24), engine=StoppingEngine()) is None
     assert parts.keeper.saved == [(7, "end")]
@@ -197,9 +216,9 @@ def test_a_stop_before_an_evaluation_leaves_its_value_out(parts, start):
     parts, _ = parts
 
     class StoppingEngine(FakeEngine):
-        def train_batch(self, micro_batches, learning_rate):
+        def train_batch(self, *arguments):
             parts.stop.asked_at = time.monotonic()
-            return super().train_batch(micro_batches, learning_rate)
+            return super().train_batch(*arguments)
 
     start(Position(step=3, consumed_samples=12), engine=StoppingEngine())
     assert [(record.step, record.held_out_loss) for record in parts.recorder.records] == [(4, None)]

@@ -1,0 +1,37 @@
+"""Which hosts ended attempts, and which of them are set aside for it. Pure."""
+
+from collections.abc import Collection
+
+from launcher.causes import blamed
+from launcher.ends import Outcome
+
+_FAILURES_TOO_MANY = 2
+
+
+class Blame:
+    """Counts, over the attempts of a launch, the hosts that an attempt ended on."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, list[str]] = {}
+
+    def note(self, outcome: Outcome, host_of_rank: dict[int, str]) -> None:
+        """Blame the hosts of lost ranks, or else that of the rank that a signal or a hang ended."""
+        lost = {host_of_rank[end.rank]: end.lost_because for end in outcome.ranks if end.lost_because}
+        cause = blamed(outcome)
+        if not lost and cause and cause.recorded_code is None and (cause.status or 0) < 0:
+            lost = {host_of_rank[cause.rank]: f"rank {cause.rank} was ended there by signal {-(cause.status or 0)}"}
+        for host, reason in lost.items():
+            self._reasons.setdefault(host, []).append(reason)
+
+    def set_aside(self) -> dict[str, str]:
+        """Hosts that failed too often, and why."""
+        return {
+            host: f"set aside after {len(reasons)} failures, the last: {reasons[-1]}"
+            for host, reasons in self._reasons.items()
+            if len(reasons) >= _FAILURES_TOO_MANY
+        }
+
+    def forgive(self, hosts: Collection[str]) -> None:
+        """Give these another chance: without them there are too few."""
+        for host in hosts:
+            self._reasons.pop(host, None)

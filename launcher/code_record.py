@@ -1,0 +1,106 @@
+"""What code an attempt ran: git revision and changes, Python, every installed package. Runs nothing but git."""
+
+import os
+import platform
+import subprocess
+import sys
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from launcher.records import write_json
+
+_PACKAGES = (
+    "llama-dist",
+    "torch",
+    "deepspeed",
+    "numpy",
+    "pyarrow",
+    "safetensors",
+    "sentencepiece",
+    "mlflow",
+    "pydantic",
+)
+_GIT_TIMEOUT_SECONDS = 10.0
+_MOST_DIFF_BYTES = 1 << 20  # a source change is small; past this somebody has committed data
+_TRUNCATED = b"\n[cut here: the changes are larger than 1 MiB]\n"
+# A work tree's own settings must not start programs: external diffs, converters, a file-system monitor.
+_GIT = ("git", "-c", "core.fsmonitor=false")
+
+
+def write_code(directory: Path, source: Path) -> None:
+    """Write `code.json`, `packages.json` and, of a work tree with changes, `code.diff`; for the owner alone."""
+    code = describe_code(source)
+    write_json(directory / "code.json", code)
+    write_json(directory / "packages.json", installed_packages())
+    if code["git_dirty"]:
+        _write_private(directory / "code.diff", _git_diff(source))
+
+
+def describe_code(source: Path) -> dict[str, Any]:
+    """Return what an attempt runs: the git revision where `source` is a work tree, and the versions."""
+    revision = _git(source, "rev-parse", "HEAD")
+    changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None
+    return {
+        "git_revision": revision,
+        "git_dirty": None if changes is None else bool(changes),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def installed_packages() -> dict[str, str]:
+    """Return name and version of everything installed, by name, as the names of the metadata directories tell.
+
+    They are listed and not read: some hundred files would take a good part of the time to the first step.
+    """
+    found: dict[str, str] = {}
+    for directory in map(Path, sys.path):
+        for suffix in (".dist-info", ".egg-info"):
+            for path in directory.glob(f"*{suffix}"):
+                name, _, number = path.name.removesuffix(suffix).partition("-")
+                found.setdefault(name.replace("_", "-").lower(), number)  # the first in the path is imported
+    return dict(sorted(found.items()))
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """Ask git about `source` itself; a work tree around an installed package says nothing about the package."""
+    if not (source / ".git").exists():
+        return None
+    command = [*_GIT, "-C", str(source), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or a work tree that it does not trust
+    return answer.stdout.strip()
+
+
+def _git_diff(source: Path) -> bytes:
+    """Return the changes against HEAD, no more than a part of what is very large."""
+    command = [*_GIT, "-C", str(source), "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"]
+    try:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            limit = threading.Timer(_GIT_TIMEOUT_SECONDS, process.kill)
+            limit.start()
+            content = process.stdout.read(_MOST_DIFF_BYTES + 1)
+            limit.cancel()
+            process.kill()  # it may have more to say
+    except OSError:
+        return b""
+    return content if len(content) <= _MOST_DIFF_BYTES else content[:_MOST_DIFF_BYTES] + _TRUNCATED
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

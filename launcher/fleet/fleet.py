@@ -1,0 +1,218 @@
+"""The nodes of a run: opens links to their agents, listens, ticks, and notices who is silent. Decides nothing of a run.
+
+One thread does all reading and writing; the supervisor's own thread asks and waits.
+"""
+
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from launcher.fleet.link import Link, ProcessLink
+from launcher.fleet.node_state import NodeState
+from launcher.fleet.placement import Placement
+from launcher.node.messages import Message
+
+_TICK_SECONDS = 1.0
+_LOOK_SECONDS = 0.1
+_LEASE_SHARE = 0.5  # of the time-out: a silent node has ended its ranks before it is taken for lost
+
+
+@dataclass(frozen=True)
+class FleetTimes:
+    """How long nodes may take."""
+
+    connect_seconds: float
+    silence_seconds: float
+
+
+class Fleet:
+    """Links to the hosts of a placement."""
+
+    def __init__(self, placement: Placement, times: FleetTimes) -> None:
+        self._placement, self._times = placement, times
+        self.hosts = placement.hosts()
+        self._states = {host: NodeState(host) for host in self.hosts}
+        self._links: list[Link] = []
+        self._starters: list[ProcessLink] = []
+        self._changed = threading.Condition()
+        self._signals: list[str] = []
+        self._is_closing = False
+        self._selector = selectors.DefaultSelector()
+        self._wake_reading, self._wake_writing = os.pipe()
+        self._selector.register(self._wake_reading, selectors.EVENT_READ, None)
+        self._ticked_at = 0.0
+        self._thread = threading.Thread(target=self._work, name="fleet", daemon=True)
+        self._thread.start()
+
+    def state(self, host: str) -> NodeState:
+        """What is known of a host."""
+        return self._states[host]
+
+    def reach(self, hosts: Iterable[str]) -> None:
+        """Open links to those of `hosts` that are absent; returns at once."""
+        with self._changed:
+            absent = [host for host in hosts if self._states[host].stage == "absent"]
+            if self._placement.agents_join:
+                self._expect(absent)
+            for command in self._placement.links(absent) if absent else ():
+                if self._placement.agents_join:
+                    self._watch_starter(ProcessLink(command))
+                else:
+                    self._add(ProcessLink(command))
+
+    def add(self, link: Link) -> None:
+        """Take over a link that an agent opened; one of a host that is none of the run's is closed."""
+        with self._changed:
+            if self._is_closing or not all(host in self._states for host in link.hosts):
+                link.close()
+                return
+            for host in link.hosts:
+                self._lose(self._states[host], "its agent came anew")
+            self._add(link)
+
+    def wait(self, is_met: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `is_met`, which is asked whenever something was heard; answers whether it is."""
+        with self._changed:
+            return self._changed.wait_for(is_met, seconds)
+
+    def tell(self, message: Message, hosts: Sequence[str] | None = None) -> None:
+        """Send a message to the agents of `hosts`, by default of all that are there."""
+        with self._changed:
+            wanted = self.hosts if hosts is None else hosts
+            links = {id(link): link for host in wanted if (link := self._states[host].link)}
+            for link in links.values():
+                link.send({**message, "to": [host for host in link.hosts if host in wanted]})
+
+    def take_signals(self) -> list[str]:
+        """Names of the signals that a scheduler sent to agents since the last call."""
+        with self._changed:
+            signals, self._signals = self._signals, []
+        return signals
+
+    def drop(self, host: str, reason: str) -> None:
+        """Have nothing more to do with a node until it is reached anew."""
+        with self._changed:
+            self._lose(self._states[host], reason)
+
+    def close(self) -> None:
+        """Let all agents leave, and close the links."""
+        self.tell({"do": "leave"})
+        self._is_closing = True
+        os.write(self._wake_writing, b"x")
+        self._thread.join()
+        for link in (*self._links, *self._starters):
+            link.close()
+        self._selector.close()
+        os.close(self._wake_reading)
+        os.close(self._wake_writing)
+
+    def _expect(self, hosts: Iterable[str]) -> None:
+        """Wait for the agents of these hosts from now on."""
+        for host in hosts:
+            self._states[host].heard_at = time.monotonic()
+            self._states[host].move("reaching")
+
+    def _watch_starter(self, starter: ProcessLink) -> None:
+        self._starters.append(starter)
+        self._register(starter)
+
+    def _register(self, link: Link) -> None:
+        self._selector.register(link.reading, selectors.EVENT_READ, link)
+        if link.errors is not None:
+            self._selector.register(link.errors, selectors.EVENT_READ, link)
+
+    def _unregister(self, link: Link) -> None:
+        for descriptor in (link.reading, link.errors):
+            if descriptor is not None:
+                self._selector.unregister(descriptor)
+
+    def _add(self, link: Link) -> None:
+        self._links.append(link)
+        for host in link.hosts:
+            state = self._states[host]
+            state.link, state.heard_at, state.refusal, state.facts = link, time.monotonic(), "", None
+            state.move("reaching")
+        self._register(link)
+        lease = self._times.silence_seconds * _LEASE_SHARE
+        link.send({"do": "hello", "hosts": list(self.hosts), "lease_seconds": lease, "to": list(link.hosts)})
+        os.write(self._wake_writing, b"x")
+
+    def _work(self) -> None:
+        while not self._is_closing:
+            ready = self._selector.select(_LOOK_SECONDS)
+            with self._changed:
+                for key, _ in ready:
+                    self._read(key)
+                self._tick(time.monotonic())
+                self._changed.notify_all()
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        link: Link | None = key.data
+        if link is None:
+            os.read(self._wake_reading, 1)
+        elif not link.is_open:
+            return
+        elif key.fd == link.errors:
+            link.receive_errors()
+        else:
+            for message in link.receive():
+                self._hear(link, message)
+
+    def _hear(self, link: Link, message: Message) -> None:
+        host = message.get("host")
+        state = self._states.get(host) if isinstance(host, str) else None
+        if state is None or state.link is not link:
+            return
+        if message.get("say") == "signal":
+            self._signals.append(str(message.get("name")))
+        try:
+            state.hear(message)
+        except (KeyError, TypeError, ValueError) as error:
+            self._lose(state, f"its agent sends what this program does not understand: {error!r}")
+
+    def _tick(self, now: float) -> None:
+        is_time = now - self._ticked_at >= _TICK_SECONDS
+        if is_time:
+            self._ticked_at = now
+        for link in list(self._links):
+            if is_time and link.is_open:
+                link.send({"do": "tick"})
+            link.flush()
+            if not link.is_open:
+                reason = link.why_closed()
+                for host in link.hosts:
+                    if self._states[host].link is link:
+                        self._lose(self._states[host], reason)
+        self._look_at_starters()
+        self._notice_silence(now)
+
+    def _look_at_starters(self) -> None:
+        """Tell why nobody came where the program that starts the agents has ended."""
+        for starter in [one for one in self._starters if not one.is_open]:
+            reason = starter.why_closed()
+            for host in starter.hosts:
+                if self._states[host].link is None:
+                    self._lose(self._states[host], reason)
+            self._starters.remove(starter)
+            self._unregister(starter)
+            threading.Thread(target=starter.close, daemon=True).start()
+
+    def _notice_silence(self, now: float) -> None:
+        for state in self._states.values():
+            if state.stage == "absent":
+                continue
+            allowed = self._times.connect_seconds if state.stage == "reaching" else self._times.silence_seconds
+            if now - state.heard_at > allowed:
+                self._lose(state, f"nothing was heard from it for {allowed:.0f} s")
+
+    def _lose(self, state: NodeState, reason: str) -> None:
+        link, state.link = state.link, None
+        if state.stage != "absent":
+            state.move("absent", state.refusal or reason)
+        if link and not any(other.link is link for other in self._states.values()):
+            self._links.remove(link)
+            self._unregister(link)
+            threading.Thread(target=link.close, daemon=True).start()  # it may wait for ssh to end

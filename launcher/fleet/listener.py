@@ -1,0 +1,114 @@
+"""Where node agents that no pipe reaches come in: a port on this host, and a key that only the run's owner can read.
+
+The key proves each side to the other (HMAC, by `multiprocessing.connection`'s challenge) without being sent; after
+that nothing but JSON lines is read. Address and key are files of the run directory, readable by its owner alone.
+"""
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import secrets
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from pathlib import Path
+
+from launcher.fleet.link import SocketLink
+from launcher.node.messages import decode
+from launcher.records import write_json, write_text
+from llama_dist.config import RunDirectory
+
+KEY_NAME = "key"
+KEY_VARIABLE = "LLAMA_DIST_JOIN_KEY"
+ADDRESS_NAME = "supervisor.json"
+_HANDSHAKE_SECONDS = 10
+_BACKLOG = 4096  # all nodes of a large run come at once
+_FIRST_LINE_BYTES = 4096
+
+
+class Listener:
+    """Accepts agents, and hands each over as a link."""
+
+    def __init__(self, run: RunDirectory, peer: str, take: Callable[[SocketLink], None]) -> None:
+        """`peer` is a host of the cluster: the port opens on the address that faces it."""
+        self._take = take
+        told = key_from_environment(os.environ)
+        self._key = told or secrets.token_bytes(32)
+        self._server = socket.create_server((address_facing(peer), 0), backlog=_BACKLOG)
+        self._address_file = run.nodes / ADDRESS_NAME
+        run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not told:
+            write_text(run.nodes / KEY_NAME, self._key.hex())
+        host, port = self._server.getsockname()[:2]
+        write_json(self._address_file, {"address": host, "port": port, "time": time.time()})
+        threading.Thread(target=self._accept, name="listener", daemon=True).start()
+
+    def close(self) -> None:
+        """Take no more agents."""
+        self._address_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return  # closed
+            # A thread each: one that says nothing must not keep the others out.
+            threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
+
+    def _welcome(self, connection: socket.socket) -> None:
+        """Hand over whoever proves that it has the key; drop anything else without a word."""
+        connection.settimeout(None)
+        limit_waits(connection, _HANDSHAKE_SECONDS)
+        try:
+            with borrowed(connection) as messages:
+                deliver_challenge(messages, self._key)
+                answer_challenge(messages, self._key)
+            with connection.makefile("rb", buffering=0) as lines:
+                message = decode(lines.readline(_FIRST_LINE_BYTES)) or {}
+            self._take(SocketLink(str(message["host"]), connection))
+        except (OSError, EOFError, KeyError, multiprocessing.AuthenticationError):
+            connection.close()
+
+
+@contextlib.contextmanager
+def borrowed(connection: socket.socket) -> Iterator["Connection[bytes, bytes]"]:
+    """The socket as multiprocessing's challenge wants it, for the time of the block."""
+    messages = Connection(os.dup(connection.fileno()))
+    try:
+        yield messages
+    finally:
+        messages.close()
+
+
+def limit_waits(connection: socket.socket, seconds: int) -> None:
+    """Let no read or write of the handshake take longer."""
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+
+
+def address_facing(peer: str) -> str:
+    """This host's address on the way to `peer`; nothing is sent."""
+    family, kind, protocol, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)
+        return str(probe.getsockname()[0])
+
+
+def read_key(nodes: Path) -> bytes:
+    """The key of the run, from the environment or its file. Raises OSError or ValueError where there is none."""
+    told = key_from_environment(os.environ)
+    return told or bytes.fromhex((nodes / KEY_NAME).read_text(encoding="ascii"))
+
+
+def key_from_environment(environment: Mapping[str, str]) -> bytes | None:
+    """The key that a scheduler hands to all nodes as a secret, where there is one."""
+    secret = environment.get(KEY_VARIABLE)
+    return hashlib.sha256(secret.encode()).digest() if secret else None

@@ -1,0 +1,166 @@
+"""The node agent: starts this node's ranks when told, says how they are, and ends them when nobody listens any more.
+
+It decides nothing about the run. Its supervisor is at the other end of a channel and says `tick` every second; when
+the channel closes, or the ticks stop for as long as the lease, the ranks are ended: whoever takes over the run can
+count on that.
+"""
+
+import os
+import signal
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cluster.facts import read_machine_facts
+from cluster.ports import port_is_free
+from launcher.backend import AttemptSpec, NodeSpec
+from launcher.local_backend import LocalAttempt, start_local_attempt
+from launcher.node.channel import Channel
+from launcher.node.installation import describe_installation
+from launcher.node.messages import Message, beats_to_json, facts_to_json, failures_to_json
+from launcher.node.place import find_place
+from launcher.node.seat import Seat, SeatTakenError
+from llama_dist.config import ConfigError, ReportedError, RunDirectory
+from llama_dist.exit_codes import ExitCode
+
+_POLL_SECONDS = 0.1
+_ALIVE_SECONDS = 1.0
+_FIRST_WORD_SECONDS = 60.0  # a supervisor that is not heard for so long at the start is gone
+
+
+class NodeAgent:
+    """One node's part of a run, over all its attempts while the channel is open."""
+
+    def __init__(self, channel: Channel, host: str) -> None:
+        self._channel, self._host = channel, host
+        self._lease_seconds = _FIRST_WORD_SECONDS
+        self._heard_at = time.monotonic()
+        self._alive_at = 0.0
+        self._run: RunDirectory | None = None
+        self._seat: Seat | None = None
+        self._attempt: LocalAttempt | None = None
+        self._number = 0
+        self._is_dismissed = False
+
+    def serve(self) -> int:
+        """Work until the channel closes, the lease is over or the supervisor says `leave`; answers the exit code."""
+        try:
+            while not self._is_dismissed:
+                for message in self._channel.receive(_POLL_SECONDS):
+                    self._heard_at = time.monotonic()
+                    self._obey(message)
+                if self._channel.is_closed or time.monotonic() - self._heard_at > self._lease_seconds:
+                    return ExitCode.RETRY
+                self._watch()
+            return ExitCode.DONE
+        finally:
+            self._end_attempt()
+            if self._seat:
+                self._seat.leave()
+            self._channel.flush()
+
+    def receive_signal(self, number: int, _frame: FrameType | None = None) -> None:
+        """Pass a scheduler's signal on: the supervisor decides what it means."""
+        self._say("signal", name=signal.Signals(number).name)
+
+    def _say(self, what: str, **values: Any) -> None:
+        self._channel.send({"say": what, "host": self._host, **values})
+
+    def _obey(self, message: Message) -> None:
+        """Do what one message asks for; a fault of this node is told, and is no end of the agent.
+
+        What goes to several nodes over one pipe names those that are meant.
+        """
+        if message.get("do") not in ("hello", "tick") and self._host not in message["to"]:
+            return
+        try:
+            match message.get("do"):
+                case "hello":
+                    self._greet(message)
+                case "sit":
+                    self._sit(message)
+                case "port":
+                    self._offer_port(message.get("wanted"))
+                case "start":
+                    self._start(message)
+                case "stacks":
+                    self._tell_stacks(float(message["seconds"]))
+                case "stop" if self._attempt:
+                    self._attempt.ask_to_stop()
+                case "save" if self._attempt:
+                    self._attempt.ask_to_save()
+                case "end":
+                    self._end_attempt()
+                case "leave":
+                    self._is_dismissed = True
+        except (ReportedError, OSError) as error:
+            self._say("refused", reason=str(error))
+
+    def _greet(self, message: Message) -> None:
+        self._lease_seconds = float(message["lease_seconds"])
+        place = find_place(self._host, message["hosts"], os.environ)
+        self._host = place.host
+        facts = replace(
+            read_machine_facts(os.environ), host=place.host, address=place.address, interface=place.interface
+        )
+        self._say("hello", facts=facts_to_json(facts), code=describe_installation())
+
+    def _sit(self, message: Message) -> None:
+        """Make this the only agent of the node in the run. An older one, cut off from its supervisor, ends itself."""
+        self._run = RunDirectory(Path(message["run_directory"]))
+        try:
+            self._seat = self._seat or Seat.take(self._run, self._host, message["nonce"])
+        except SeatTakenError as error:
+            self._say("busy", reason=str(error))
+            return
+        self._say("seated")
+
+    def _offer_port(self, wanted: int | None) -> None:
+        if wanted is not None and not port_is_free(wanted):
+            raise ConfigError(
+                f"cluster.rendezvous_port {wanted} is in use on {self._host}: name another port, or leave the field "
+                "out and a free one is taken at each attempt"
+            )
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            self._say("port", port=wanted or probe.getsockname()[1])
+
+    def _start(self, message: Message) -> None:
+        assert self._run is not None, "the supervisor greets first"
+        self._end_attempt()
+        node = NodeSpec(self._host, message["command"], message["environment"])
+        nodes = (node,) * int(message["num_nodes"])  # their number alone matters here
+        self._number = int(message["attempt"])
+        spec = AttemptSpec(self._run, self._number, nodes, int(message["num_ranks"]))
+        self._attempt = start_local_attempt(spec, node)
+
+    def _watch(self) -> None:
+        """Tell how the ranks are, once a second, and at once that they have ended."""
+        status = self._attempt.poll() if self._attempt else None
+        if self._attempt and status is not None:
+            failures = failures_to_json(self._attempt.failures())
+            self._say("ended", attempt=self._number, status=status, failures=failures)
+            self._attempt = None
+        now = time.monotonic()
+        if now - self._alive_at >= _ALIVE_SECONDS:
+            self._alive_at = now
+            self._say_alive()
+
+    def _say_alive(self) -> None:
+        beats = beats_to_json(self._attempt.beats()) if self._attempt else {}
+        has_failed = bool(self._attempt and self._attempt.has_failed)
+        self._say("alive", attempt=self._number, beats=beats, has_failed=has_failed)
+        if self._seat:
+            self._seat.stay()
+
+    def _tell_stacks(self, seconds: float) -> None:
+        stacks = self._attempt.stacks(seconds) if self._attempt else {}
+        self._say("stacks", attempt=self._number, stacks={str(rank): text for rank, text in stacks.items()})
+
+    def _end_attempt(self) -> None:
+        if self._attempt:
+            self._attempt.end_now()
+            self._attempt.poll()

@@ -1,0 +1,51 @@
+"""How an agent that a scheduler started finds its supervisor: by the run directory, with the run's key."""
+
+import multiprocessing
+import socket
+import time
+from multiprocessing.connection import answer_challenge, deliver_challenge
+
+from launcher.errors import RunDirectoryError
+from launcher.fleet.listener import ADDRESS_NAME, borrowed, limit_waits, read_key
+from launcher.node.messages import encode
+from launcher.records import read_json
+from llama_dist.config import RunDirectory
+
+_CONNECT_SECONDS = 5.0
+_AGAIN_SECONDS = 0.25
+
+
+def join(run: RunDirectory, host: str, seconds: float) -> socket.socket:
+    """Return a connection to the run's supervisor. Raises RunDirectoryError where none was found in time."""
+    deadline = time.monotonic() + seconds
+    fault = ""
+    while time.monotonic() < deadline:
+        try:
+            return _connect(run, host)
+        except (OSError, EOFError, KeyError, ValueError, multiprocessing.AuthenticationError) as error:
+            fault = str(error)
+            time.sleep(_AGAIN_SECONDS)
+    raise RunDirectoryError(
+        f"{run.nodes / ADDRESS_NAME}: no supervisor of the run could be joined in {seconds:.0f} s ({fault}): is the "
+        "run launched, and its directory on a disk that all nodes share?"
+    )
+
+
+def _connect(run: RunDirectory, host: str) -> socket.socket:
+    place = read_json(run.nodes / ADDRESS_NAME)
+    if place is None:
+        raise FileNotFoundError("no supervisor has written where it is")
+    connection = socket.create_connection((str(place["address"]), int(place["port"])), _CONNECT_SECONDS)
+    try:
+        connection.settimeout(None)
+        limit_waits(connection, int(_CONNECT_SECONDS))
+        key = read_key(run.nodes)
+        with borrowed(connection) as messages:
+            answer_challenge(messages, key)
+            deliver_challenge(messages, key)
+        connection.sendall(encode({"say": "here", "host": host}))
+        limit_waits(connection, 0)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,67 @@
+"""A launch from a login node of Slurm: writes the request and the job's script, and submits it. Waits for nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from cluster.environment import as_mapping
+from launcher.console import Console
+from launcher.errors import SubmissionError
+from launcher.execute import create_run_directory
+from launcher.launch import Launch
+from launcher.plan import node_environment, python_of
+from launcher.records import write_json, write_text
+from launcher.sbatch_script import Submission, render_sbatch_script
+from launcher.stored_request import request_to_json
+
+_SUBMIT_SECONDS = 60.0
+_JOB = re.compile(r"^(\d+)")
+
+
+def submission_of(launch: Launch) -> Submission:
+    """What would be submitted."""
+    machines = launch.expected_machines()
+    start = node_environment(machines, launch.machine, 1, launch.run.path, launch.caller_environment)
+    names = ("PATH", "HOME", "USER", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")
+    environment = {name: value for name, value in as_mapping(start).items() if name in names}
+    if conf := launch.caller_environment.get("SLURM_CONF"):
+        environment["SLURM_CONF"] = conf
+    return Submission(
+        run_name=launch.config.name,
+        run_directory=launch.run.path,
+        request_file=launch.run.path / "submission.json",
+        working_directory=Path.cwd(),
+        python=python_of(launch.cluster),
+        environment=environment,
+    )
+
+
+def submit(launch: Launch, console: Console) -> int:
+    """Submit the launch as a job; answers 0. Raises ReportedError for what would be refused, here or by Slurm."""
+    program = shutil.which("sbatch")
+    if program is None:
+        raise SubmissionError("sbatch: not found on this machine: launch on a login node of the cluster")
+    submission = submission_of(launch)
+    script = render_sbatch_script(launch.cluster, submission)
+    create_run_directory(launch.run)
+    launch.find_changes()
+    write_json(submission.request_file, request_to_json(launch.request))
+    write_text(launch.run.path / "job.sbatch", script)
+    answer = subprocess.run(
+        [program, "--parsable", str(launch.run.path / "job.sbatch")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=_SUBMIT_SECONDS,
+        env=os.environ,
+    )
+    job = _JOB.match(answer.stdout)
+    if answer.returncode != 0 or job is None:
+        raise SubmissionError(f"sbatch refused the job (exit status {answer.returncode}): {answer.stderr.strip()}")
+    console.say(
+        f"run `{launch.run.name}`: submitted as Slurm job {job[1]}; output in {launch.run.path}/slurm-{job[1]}.out"
+    )
+    console.say(f"see it with `llama-dist status {launch.run.path}`")
+    return 0
