@@ -11,6 +11,7 @@ from launcher.doctor.all_reduce import measure_all_pairs
 from launcher.doctor.budget import Budget
 from launcher.doctor.directory_markers import leave_markers
 from launcher.doctor.machine_checks import (
+    MEMORY,
     ClockReading,
     check_clocks,
     check_gpu_errors,
@@ -123,8 +124,12 @@ class Examination:
         self.results += check_gpus(hardware, self._subject.cluster.num_processes_per_node)
         self.results += check_gpu_errors(hardware)
         self.results += check_idle(hardware)
-        num_gpus = min(len(node.gpus.gpus) for node in hardware.values())
-        self.results += check_memory(hardware, memory_need(self._subject, num_gpus))
+        need = memory_need(self._subject, min(len(node.gpus.gpus) for node in hardware.values()))
+        if need is None:
+            why = "`llama-dist plan` refuses this topology" if self._subject.config else _NO_RUN
+            self.results.append(CheckResult(MEMORY, None, "skipped", why))
+        else:
+            self.results += check_memory(hardware, need)
 
     def _look_at_storage(self) -> None:
         subject, need = self._subject, disk_need(self._subject)

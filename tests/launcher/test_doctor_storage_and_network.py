@@ -128,6 +128,20 @@ def test_a_link_that_fails_is_told_and_does_not_count_as_a_speed():
     assert "2 pair(s)" in next(one.text for one in results if one.verdict == "warning")
 
 
+def test_what_a_node_says_reaches_no_terminal_as_a_command():
+    bad = CheckResult("reachable", "node1", "failed", "\x1b]0;title\x07\x1b[2J\rfine")
+    text = render_report(DoctorReport(HOSTS, (bad,), 1.0))
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_one_finding_on_many_nodes_is_one_row():
+    results = [CheckResult("code", host, "failed", "other sources", "update it") for host in HOSTS]
+    text = render_report(DoctorReport(HOSTS, tuple(results), 1.0))
+    assert text.count("other sources") == text.count("update it") == 1
+    assert "4 nodes" in text and all(host in text for host in HOSTS)
+    assert "4 to be mended" in text
+
+
 def test_the_report_says_every_finding_and_its_remedy_and_exits_78_only_for_faults():
     fine = CheckResult("code", None, "ok", "same everywhere")
     bad = CheckResult("disk", "node2", "failed", "1 GiB free, " + "much " * 40 + "needed", "free some")
