@@ -98,8 +98,13 @@ class _Preparation:
             self.shipper = Shipper(launch.run, as_mapping(environment))
         logs, per_node = log_directory(launch.run, number), plan.world_size // len(machines.nodes)
         nodes = [
-            NodeSpec(one.host, command, as_mapping(node_environment(machines, one, per_node, logs, caller)))
-            for one, command in zip(machines.nodes, plan.agent_commands, strict=True)
+            NodeSpec(
+                one.host,
+                command,
+                as_mapping(node_environment(machines, one, per_node, logs, caller)),
+                [place.rank for place in plan.ranks[number * per_node : (number + 1) * per_node]],
+            )
+            for number, (one, command) in enumerate(zip(machines.nodes, plan.agent_commands, strict=True))
         ]
         return AttemptSpec(launch.run, number, nodes, plan.world_size, describe_changes(changes))
 

@@ -139,7 +139,7 @@ class NodeAgent:
     def _start(self, message: Message) -> None:
         assert self._run is not None, "the supervisor greets first"
         self._end_attempt()
-        node = NodeSpec(self._host, message["command"], message["environment"])
+        node = NodeSpec(self._host, message["command"], message["environment"], message["ranks"])
         nodes = (node,) * int(message["num_nodes"])  # their number alone matters here
         self._number = int(message["attempt"])
         spec = AttemptSpec(self._run, self._number, nodes, int(message["num_ranks"]))
