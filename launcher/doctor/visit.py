@@ -58,11 +58,6 @@ def quick_checks(subject: Subject) -> DoctorReport:
     return _visit(subject, with_links=False)
 
 
-def quick_checks_over(subject: Subject, nodes: Asker) -> DoctorReport:
-    """Do the quick checks over probes that somebody else has started, and ends."""
-    return _examine(subject, nodes, with_links=False)
-
-
 def _visit(subject: Subject, *, with_links: bool) -> DoctorReport:
     with ProbePool({host: probe_command(subject.cluster, host) for host in subject.hosts}) as pool:
         return _examine(subject, pool, with_links=with_links)
