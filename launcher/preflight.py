@@ -13,7 +13,7 @@ def check_before_launch(launch: Launch, console: Console) -> None:
     """Raise ConfigError for a fault of all nodes, or where too few nodes are without one; tell the rest."""
     is_this_alone = launch.cluster.backend in ("local", "started")
     hosts = (launch.machine.host,) if is_this_alone else launch.hosts
-    report = quick_checks(Subject(launch.cluster, hosts, launch.config))
+    report = quick_checks(Subject(launch.cluster, hosts, launch.config, (launch.request.run_file,)))
     ill = {result.host for result in report.failures if result.host is not None}
     of_all = [result for result in report.failures if result.host is None]
     fewest = 1 if is_this_alone else NodeNeeds.of(launch.cluster, len(hosts)).fewest
