@@ -1,5 +1,4 @@
-"""What the `launch` verb does with a checked launch: submit it, print its manifest, take its part in a started job,
-detach, or supervise.
+"""What the `launch` verb does with a checked launch: submit it, print its manifest, take part, detach, or supervise.
 
 Decides only which.
 """

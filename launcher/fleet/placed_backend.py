@@ -36,6 +36,8 @@ class PlacedBackend:
 
     def check(self) -> None:
         """Reach every node. Raises ConfigError with all that cannot be used, where the rest is too few."""
+        if self._placement.hosts_are_on_their_way:
+            return
         self._greet({})
         present = [host for host in self._fleet.hosts if host not in self._absent()]
         if len(present) < self._needs.fewest:

@@ -11,6 +11,7 @@ class SlurmPlacement:
     """One job step with a task a node. A step of one node more brings a lost one back."""
 
     agents_join = True
+    hosts_are_on_their_way = False
 
     def __init__(self, hosts: Sequence[str], python: str, run_directory: Path) -> None:
         self._hosts, self._python, self._run_directory = tuple(hosts), python, run_directory
