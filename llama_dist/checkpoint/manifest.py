@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import xxhash
 
 from data_pipeline.config import ReportedError
+from llama_dist.checkpoint.disk import sync_directory, write_synced
 from llama_dist.checkpoint.manifest_values import check_files, check_progress, check_tensors
 from llama_dist.checkpoint.regular_file import read_regular
 from llama_dist.checkpoint.tensor_file import tensor_key
@@ -169,11 +170,12 @@ def list_candidates(checkpoints: Path) -> list[int]:
 
     Not among them: a save that a kill cut off before its last rename, for it never existed.
     """
-    return sorted(
-        step
-        for step, path in _step_entries(checkpoints)
-        if os.path.lexists(path / MANIFEST_NAME) or not (path / _UNFINISHED_NAME).exists()
-    )
+    return sorted(step for step, path in _step_entries(checkpoints) if not _is_unfinished(path))
+
+
+def list_unfinished(checkpoints: Path) -> list[Path]:
+    """Directories of steps whose save was cut off before its last rename."""
+    return [path for _, path in _step_entries(checkpoints) if _is_unfinished(path)]
 
 
 def has_any_step(checkpoints: Path) -> bool:
@@ -238,35 +240,8 @@ def finish_manifest(directory: Path) -> None:
     sync_directory(directory)
 
 
-def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write a file, readable by its owner alone, and wait until the disk has it; answer its bytes and checksum.
-
-    Hashing and writing let other threads run. Raises OSError that names the file.
-    """
-    digest, num_bytes = xxhash.xxh3_128(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        for chunk in chunks:
-            digest.update(chunk)
-            left = memoryview(chunk)
-            num_bytes += len(left)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        os.close(descriptor)
-    return num_bytes, digest.hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Wait until the disk has the directory's names."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_unfinished(directory: Path) -> bool:
+    return not os.path.lexists(directory / MANIFEST_NAME) and (directory / _UNFINISHED_NAME).exists()
 
 
 def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_dist.checkpoint.manifest import (
-    CheckpointError,
-    SaveKind,
-    list_steps,
-    read_manifest,
-    step_directory,
-    sync_directory,
-)
+from llama_dist.checkpoint.disk import sync_directory
+from llama_dist.checkpoint.manifest import CheckpointError, SaveKind, list_steps, read_manifest, step_directory
 from llama_dist.config import CheckpointConfig
 
 _REMOVING = ".removing_"

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from torch import distributed
@@ -67,7 +68,9 @@ class SaveGroup:
         outcomes = self.gather(outcome)
         failed = [f"rank {rank}: {one['error']}" for rank, one in enumerate(outcomes) if "error" in one]
         if failed:
-            raise CheckpointError("the checkpoint was not written: " + "; ".join(failed))
+            raise CheckpointError(
+                f"the checkpoint was not written: {'; '.join(failed)}: free or mend that disk; the older ones stand"
+            )
         return [one["result"] for one in outcomes]
 
 
@@ -76,4 +79,5 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
     try:
         return {"result": function(*arguments)}
     except OSError as error:
-        return {"error": f"{error.filename or 'checkpoint'}: {error.strerror or error}"}
+        about = next((one for one in arguments if isinstance(one, Path)), "checkpoint")
+        return {"error": f"{error.filename or about}: {error.strerror or error}"}

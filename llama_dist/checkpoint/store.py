@@ -6,14 +6,8 @@ from pathlib import Path
 
 import fsspec
 
-from llama_dist.checkpoint.manifest import (
-    MANIFEST_NAME,
-    CheckpointError,
-    parse_manifest,
-    step_directory,
-    step_of_name,
-    sync_directory,
-)
+from llama_dist.checkpoint.disk import sync_directory
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, CheckpointError, parse_manifest, step_directory, step_of_name
 from llama_dist.checkpoint.verify import verify_checkpoint
 
 _FETCHING = ".fetching_"

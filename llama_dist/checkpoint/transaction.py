@@ -4,6 +4,7 @@ A crash at any instant leaves either the whole checkpoint or none, and the older
 the caller's (`save.py`, `writer.py`).
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from llama_dist.checkpoint.disk import make_directory, remove_entry, sync_directory, write_synced
 from llama_dist.checkpoint.manifest import (
     MASTER_AND_MOMENTS,
     TOKENIZER_NAME,
@@ -22,10 +24,9 @@ from llama_dist.checkpoint.manifest import (
     Progress,
     TensorRecord,
     finish_manifest,
+    list_unfinished,
     prepare_manifest,
     step_directory,
-    sync_directory,
-    write_synced,
 )
 from llama_dist.checkpoint.save_group import NOTHING, SaveGroup, attempt
 
@@ -77,7 +78,8 @@ def write_transaction(
             shutil.rmtree(staging, ignore_errors=True)
         raise
     if only_leaders:
-        shutil.rmtree(_replaced(checkpoints, step), ignore_errors=True)
+        with contextlib.suppress(OSError):  # the next save removes it, or tells what is wrong
+            remove_entry(_replaced(checkpoints, step))
     return manifest
 
 
@@ -110,10 +112,14 @@ def point_latest(checkpoints: Path, target: Path) -> None:
 
 
 def _prepare(checkpoints: Path, staging: Path) -> None:
-    # Through the link that a run directory may hold in its place, whose end need not exist on this disk yet.
-    Path(os.path.realpath(checkpoints)).mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(checkpoints)
     for leftover in (*checkpoints.glob(".staging_*"), *checkpoints.glob(".replaced_*")):
-        shutil.rmtree(leftover)
+        remove_entry(leftover)
+    for unfinished in list_unfinished(checkpoints):
+        # By one rename first: a directory that is half removed would pass for a damaged checkpoint.
+        aside = checkpoints / f".replaced_{unfinished.name}"
+        unfinished.rename(aside)
+        remove_entry(aside)
     staging.mkdir(mode=0o700)
 
 
@@ -136,8 +142,8 @@ def _move(checkpoints: Path, staging: Path, manifest: Manifest, tokenizer: bytes
         write_synced(staging / TOKENIZER_NAME, [tokenizer])
     prepare_manifest(staging, manifest)
     target = step_directory(checkpoints, manifest.step)
-    if target.exists():
-        # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
+    if os.path.lexists(target):
+        # A damaged checkpoint of the same step, or what was put in its place: the run went back and is here again.
         target.rename(_replaced(checkpoints, manifest.step))
     staging.rename(target)
     sync_directory(checkpoints)

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from llama_dist.checkpoint.manifest import MANIFEST_NAME, CheckpointError, Manifest, read_manifest, write_synced
+from llama_dist.checkpoint.disk import write_synced
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, CheckpointError, Manifest, read_manifest
 from llama_dist.checkpoint.store import CheckpointStore
 
 Answer = TypeVar("Answer")

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llama_dist.checkpoint.disk import write_synced
 from llama_dist.checkpoint.host_memory import check_staging_fits
-from llama_dist.checkpoint.manifest import FileRecord, Manifest, TensorRecord, step_directory, write_synced
+from llama_dist.checkpoint.manifest import FileRecord, Manifest, TensorRecord, step_directory
 from llama_dist.checkpoint.save import layout_of, live_tensors, owned_partitions, ranges_of, rank_file_name, write_live
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.staging import StagingBuffer

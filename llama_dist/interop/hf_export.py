@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from data_pipeline.tokenizer import Tokenizer
-from llama_dist.checkpoint.manifest import TOKENIZER_NAME, CheckpointError, Manifest, read_manifest, sync_directory
+from llama_dist.checkpoint.disk import sync_directory
+from llama_dist.checkpoint.manifest import TOKENIZER_NAME, CheckpointError, Manifest, read_manifest
 from llama_dist.checkpoint.range_reader import Wanted, read_ranges
 from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.config import parse_run_config

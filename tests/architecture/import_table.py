@@ -42,8 +42,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "torch",
         "xxhash",
     ),
+    "llama_dist.checkpoint.disk": ("xxhash",),
     # The launcher reads manifests: nothing here may pull in torch.
     "llama_dist.checkpoint.manifest": (
+        "llama_dist.checkpoint.disk",
         "llama_dist.checkpoint.manifest_values",
         "llama_dist.checkpoint.regular_file",
         "llama_dist.checkpoint.tensor_file",

@@ -21,6 +21,7 @@ from llama_dist.checkpoint.manifest import (
     step_directory,
 )
 from llama_dist.checkpoint.save import save_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup, attempt
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -127,6 +128,40 @@ def test_a_first_save_cut_off_before_its_last_rename_never_existed(save, checkpo
     assert agree_on_newest_good(checkpoints, 0, 1) is None
     save(1)
     assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1
+
+
+def test_what_a_kill_left_of_another_step_is_removed_by_the_next_save(save, checkpoints, monkeypatch):
+    monkeypatch.setattr("llama_dist.checkpoint.transaction.finish_manifest", cut_off)
+    with pytest.raises(SystemExit):
+        save(1)
+    monkeypatch.undo()
+    save(2)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000002"]
+
+
+def link(path):
+    path.symlink_to(path.parent.parent)
+
+
+def dangling_link(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("put", [link, dangling_link, Path.touch])
+def test_what_is_no_directory_in_a_steps_place_gives_way_and_later_saves_work(save, checkpoints, put):
+    checkpoints.mkdir()
+    put(step_directory(checkpoints, 1))
+    save(1), save(2)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2 and list_steps(checkpoints) == [1, 2]
+
+
+def test_what_the_disk_refuses_is_told_with_its_path_and_what_to_do(tmp_path):
+    def refuse(_path):
+        raise OSError("Cannot call rmtree on a symbolic link")
+
+    with pytest.raises(CheckpointError, match=rf"rank 0: {tmp_path}: Cannot call rmtree.*: free or mend that disk"):
+        SaveGroup.alone().agree(attempt(refuse, tmp_path))
 
 
 def cut_off(_directory):
