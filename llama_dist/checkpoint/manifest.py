@@ -124,13 +124,21 @@ class Manifest(Progress):
     states: tuple[str, ...] = MASTER_AND_MOMENTS
     """What it holds of each parameter. Moments that are absent begin at zero."""
 
-    def keys_by_file(self) -> list[list[tuple[str, int]]]:
-        """What each file must hold: (key, elements) of every piece and state, in the order of `files`."""
-        keys: list[list[tuple[str, int]]] = [[] for _ in self.files]
+    def keys_of(self, files: Iterable[int]) -> dict[int, list[tuple[str, int]]]:
+        """What each of these files, by number, must hold: (key, elements) of every piece and state.
+
+        Of a large world each rank asks for its share alone: the keys of all files are more than a million texts.
+        """
+        keys: dict[int, list[tuple[str, int]]] = {file: [] for file in files}
         for name, record in self.tensors.items():
             for piece in record.pieces:
-                keys[piece.file] += [(tensor_key(name, state, piece.offset), piece.length) for state in self.states]
+                if piece.file in keys:
+                    keys[piece.file] += [(tensor_key(name, state, piece.offset), piece.length) for state in self.states]
         return keys
+
+    def files_with_tensors(self) -> set[int]:
+        """Numbers of the files that hold any piece."""
+        return {piece.file for record in self.tensors.values() for piece in record.pieces}
 
     def to_json(self) -> str:
         """Text of the manifest, with a checksum over all of it. A large index takes its time, but holds the

@@ -262,6 +262,27 @@ def test_list_and_verify_speak_of_every_checkpoint(save, checkpoints):
         describe_all(checkpoints)
 
 
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_verify_speaks_of_what_a_load_would_call_damaged(save, checkpoints, tmp_path, steps):
+    for step in steps:
+        save(step)
+    (step_directory(checkpoints, 1) / MANIFEST_NAME).unlink()
+    for path in (tmp_path, step_directory(checkpoints, 1)):
+        with pytest.raises(CheckpointError, match=r"step_00000001/manifest.json: cannot be read: No such file"):
+            list(verify_all(path))
+    step_directory(checkpoints, 3).symlink_to(step_directory(checkpoints, steps[-1]))
+    with pytest.raises(CheckpointError, match="step_00000003: is a link"):
+        list(verify_all(tmp_path))
+
+
+def test_the_keys_of_some_files_are_those_alone(save, checkpoints):
+    save(1)
+    manifest = read_manifest(step_directory(checkpoints, 1))
+    every = manifest.keys_of(range(len(manifest.files)))
+    assert manifest.files_with_tensors() == {0} and manifest.keys_of([0]) == {0: every[0]}
+    assert len(every[0]) == 9 and every[1] == [] and manifest.keys_of([1]) == {1: []}
+
+
 def test_asking_which_checkpoints_there_are_imports_no_torch():
     program = (
         "import sys, llama_dist.checkpoint.manifest, llama_dist.checkpoint.describe; "
