@@ -18,6 +18,7 @@ from launcher.launch import Launch
 from launcher.local_backend import LocalBackend
 from launcher.lost_checkpoints import bring_back_checkpoints
 from launcher.plan import log_directory
+from launcher.restored_life import settle_life
 from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
@@ -25,6 +26,7 @@ from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ReportedError, RunDirectory, set_aside_path
+from llama_dist.config.run_life import begin_life
 from llama_dist.exit_codes import ExitCode
 
 
@@ -109,10 +111,12 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: new, in {run.path}")
     elif launch.starts_over(changes):
         _set_aside(launch, console)
+        begin_life(run)
         write_config(run.config, launch.config)  # the run's curve and checkpoints begin with this config
         console.say(f"{name}: starts again at step 0")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
+    settle_life(run)
     told = link_checkpoints(run, launch.config.checkpoint)
     if told:
         console.say(f"{name}: {told}")

@@ -117,15 +117,19 @@ def fetch_checkpoint(
     *,
     step: Annotated[int | None, typer.Option(min=0, help="Which one; by default the newest that is whole.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="In place of the run's checkpoint.upload.")] = None,
+    life: Annotated[
+        str | None, typer.Option(help="Another life of the run's name: a directory of the store. See checkpoints.md.")
+    ] = None,
 ) -> None:
     """Copy a checkpoint back from the store that `checkpoint.upload` names, verify it, and print where it is.
 
     Example: llama-dist checkpoint fetch runs/tiny --step 1000
     """
-    from llama_dist.checkpoint.pruning import fetch
+    from llama_dist.checkpoint.fetching import fetch
     from llama_dist.config import RunDirectory
 
-    typer.echo(fetch(RunDirectory(run), step, store))
+    directory = RunDirectory(run.absolute())
+    typer.echo(fetch(directory, step, store, life=life, tell=lambda line: typer.echo(line, err=True)))
 
 
 def export_checkpoint(

@@ -110,6 +110,9 @@ class Progress:
     tracking: dict[str, Any] = field(default_factory=dict)
     """Identity of the run in the tracker, so that a copied checkpoint can continue the same one."""
 
+    life: str = ""
+    """Which life of its name the run was in; empty in an imported checkpoint, or of a run that had none."""
+
 
 @dataclass(frozen=True)
 class Manifest(Progress):
