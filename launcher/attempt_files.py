@@ -13,6 +13,7 @@ from launcher.plan import Plan, log_directory
 from launcher.policy import Outcome
 from launcher.records import write_json
 from llama_dist.config import RunConfig, RunDirectory, dump_config, load_run_config, write_yaml
+from llama_dist.config.run_life import read_life
 
 _PACKAGES = (
     "llama-dist",
@@ -62,7 +63,7 @@ def write_attempt(run: RunDirectory, config: RunConfig, plan: Plan, changes: Seq
 def write_exit(run: RunDirectory, attempt: int, outcome: Outcome, values: Mapping[str, Any]) -> None:
     """Record how the attempt ended."""
     steps = {"checkpoint_step_before": outcome.step_before, "checkpoint_step_after": outcome.step_after}
-    write_json(run.attempt(attempt) / "exit.json", {**values, **steps})
+    write_json(run.attempt(attempt) / "exit.json", {**values, **steps, "life": read_life(run)})
 
 
 def write_config(path: Path, config: RunConfig) -> None:

@@ -16,7 +16,7 @@ from launcher.console import Console
 from launcher.errors import RunDirectoryError
 from launcher.launch import Launch
 from launcher.local_backend import LocalBackend
-from launcher.lost_checkpoints import bring_back_checkpoints
+from launcher.lost_checkpoints import bring_back_checkpoints, note_checkpoints
 from launcher.plan import log_directory
 from launcher.restored_life import settle_life
 from launcher.restored_tracking import restore_tracking
@@ -46,7 +46,7 @@ def execute(launch: Launch, console: Console) -> int:
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
-            preparation = _Preparation(launch, changes)
+            preparation = _Preparation(launch, changes, console)
             num_ranks = launch.plan_next().world_size
             supervised = Supervised(run, launch.config, num_ranks, backend, preparation.prepare)
             code = _supervise(Supervisor(supervised, stop, console), run)
@@ -69,14 +69,19 @@ def create_run_directory(run: RunDirectory) -> None:
 class _Preparation:
     """Writes the files of each attempt, and starts the shipper once there is a config that it can read."""
 
-    def __init__(self, launch: Launch, changes: tuple[Change, ...]) -> None:
+    def __init__(self, launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
         self.shipper: Shipper | None = None
-        self._launch = launch
-        self._changes = changes
+        self._launch, self._changes, self._console = launch, changes, console
 
     def prepare(self, number: int) -> AttemptSpec:
-        """Write the attempt down and answer how it is started."""
+        """Write the attempt down and answer how it is started.
+
+        Raises RunDirectoryError where the checkpoints are gone: a disk may be lost between two attempts as well.
+        """
         launch, caller = self._launch, self._launch.caller_environment
+        if launch.config.checkpoint.shared:  # else the ranks look, each on its node's disk
+            bring_back_checkpoints(launch.run, launch.config.checkpoint.upload, self._console)
+        note_checkpoints(launch.run)
         plan = launch.plan_attempt(number)
         write_attempt(launch.run, launch.config, plan, self._changes)
         self._changes = ()  # the next attempt of this launch has the same config

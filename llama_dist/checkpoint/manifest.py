@@ -255,6 +255,12 @@ def _is_unfinished(directory: Path) -> bool:
     return not os.path.lexists(directory / MANIFEST_NAME) and (directory / _UNFINISHED_NAME).exists()
 
 
+def withdraw_manifest(directory: Path) -> None:
+    """Let the checkpoint exist no more: its directory is that of a save that never finished."""
+    (directory / MANIFEST_NAME).rename(directory / _UNFINISHED_NAME)
+    sync_directory(directory)
+
+
 def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:
     """Whatever has the name of a step's directory."""
     if checkpoints.is_dir():

@@ -180,7 +180,7 @@ class CheckpointConfig(StrictModel):
     """Minutes after which a checkpoint is written whatever the steps; it is kept until the next one is written."""
 
     keep_last: Count = 3
-    """Newest checkpoints kept; the last verified one is never removed."""
+    """Newest checkpoints kept; the last one that was read and found whole is never removed."""
 
     keep_every_steps: Count | None = None
     """Checkpoints of the multiples of this many steps are kept for good."""
