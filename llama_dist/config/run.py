@@ -186,7 +186,7 @@ class CheckpointConfig(StrictModel):
     """Checkpoints of the multiples of this many steps are kept for good."""
 
     keep_best: NonNegative = 0
-    """Checkpoints with the lowest held-out loss that are kept beside the others."""
+    """Checkpoints with the lowest held-out loss that are kept beside the others; it must be measured at their steps."""
 
     asynchronous: bool = True
     """Whether training goes on while a checkpoint is written. Takes host memory for one copy of the state."""
