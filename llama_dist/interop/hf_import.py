@@ -70,18 +70,28 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _tokenizer(source: Path, config: RunConfig, *, ignore_tokenizer: bool) -> bytes:
-    """Content of the tokenizer of the run's data. Raises ExchangeError where the source was trained with another."""
+    """Content of the tokenizer of the run's data. Raises ExchangeError unless the source is known to have the same."""
     used = next((path for one in config.data.sources if (path := Path(one.path) / "tokenizer.model").is_file()), None)
     content = used.read_bytes() if used else b""
-    theirs = source / "tokenizer.model"
-    if not ignore_tokenizer and used and theirs.is_file():
-        found, needed = checksum_bytes(theirs.read_bytes()), checksum_bytes(content)
-        if found != needed:
-            raise ExchangeError(
-                f"{theirs}: checksum {found}, the run's data was prepared with {used}, checksum {needed}: prepare the "
-                "data with the model's own tokenizer, or add --ignore-tokenizer to train on other ids"
-            )
+    if used and not ignore_tokenizer:
+        _check_same_tokenizer(source / "tokenizer.model", used, checksum_bytes(content))
     return content
+
+
+def _check_same_tokenizer(theirs: Path, used: Path, needed: str) -> None:
+    advice = "add --ignore-tokenizer to train on other ids"
+    if not theirs.is_file():
+        others = ", ".join(sorted(path.name for path in theirs.parent.glob("tokenizer*")))
+        raise ExchangeError(
+            f"{theirs}: is not there{f' ({others} cannot be compared)' if others else ''}, so the model may have other "
+            f"token ids than {used}, with which the data was prepared: put the model's own file there, or {advice}"
+        )
+    found = checksum_bytes(theirs.read_bytes())
+    if found != needed:
+        raise ExchangeError(
+            f"{theirs}: checksum {found}, the run's data was prepared with {used}, checksum {needed}: prepare the "
+            f"data with the model's own tokenizer, or {advice}"
+        )
 
 
 @dataclass(frozen=True)
