@@ -79,6 +79,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "llama_dist.config",
         "llama_dist.model",
         "llama_dist.parallel.engine",
+        "llama_dist.parallel.scalars",
         "data_pipeline.durable_file",
         "data_pipeline.tokenizer",
         "safetensors",
