@@ -91,9 +91,9 @@ def small_disk_bytes(config: RunConfig, available_bytes: int) -> int:
     num_bytes = _CHECKPOINTS_ON_DISK * config.model.num_parameters * _BYTES_PER_PARAMETER + _BYTES_BESIDE
     if num_bytes > available_bytes // 2:
         raise ConfigError(
-            f"full-disk needs a disk in memory of {num_bytes / 2**30:.1f} GiB for {_CHECKPOINTS_ON_DISK} checkpoints, "
-            f"{available_bytes / 2**30:.1f} GiB are available and half of that is for the ranks: leave the fault out of "
-            "--faults, or rehearse a smaller model (--set model.num_layers=2)"
+            f"full-disk needs a disk in memory of {num_bytes / 2**30:.1f} GiB for {_CHECKPOINTS_ON_DISK} checkpoints; "
+            f"{available_bytes / 2**30:.1f} GiB are available, and half of that is for the ranks: leave the fault out "
+            "of --faults, or rehearse a smaller model (--set model.num_layers=2)"
         )
     return num_bytes
 
