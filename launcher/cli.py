@@ -192,6 +192,41 @@ def verify_resume(
 
 
 @app.command()
+def rehearse(
+    run_file: RunFile,
+    *,
+    cluster: ClusterFile = None,
+    overrides: Overrides = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="By default all: kill-node, partition, kill-rank, hang, full-disk."),
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="How many hosts the lab has, 1 to 99.")] = 3,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the checkpoints of the rehearsal.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Rehearse failures with your own config on a cluster in a box: break it in each way, see it noticed and mended.
+
+    Trains on this machine's CPU, over ssh on hosts of network namespaces (root, Linux), below the run's directory; the
+    run itself is not touched, and nothing is left. Exit code 0: recovered from all; 1: not; others: it never trained.
+
+    Example: llama-dist rehearse configs/run/tiny.yaml --faults kill-node,hang --nodes 3
+    """
+    import sys
+
+    from launcher.rehearsal.faults import parse_faults
+    from launcher.rehearsal.record import render_rehearsal
+    from launcher.rehearsal.rehearse import RehearsalRequest
+    from launcher.rehearsal.rehearse import rehearse as run_rehearsal
+
+    request = RehearsalRequest(run_file, cluster, tuple(overrides or ()), parse_faults(faults), nodes, keep)
+    rehearsal, path = run_rehearsal(request, sys.stderr if as_json else sys.stdout)
+    text = json.dumps(rehearsal.to_json(), indent=2) if as_json else f"{render_rehearsal(rehearsal)}\nkept in {path}"
+    typer.echo(text)
+    raise typer.Exit(0 if rehearsal.result == "recovered" else 1)
+
+
+@app.command()
 def demo(
     *,
     directory: Annotated[Path, typer.Option(help="Where the demo's data and runs go.")] = Path("demo"),

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,20 @@ def first_step_of_attempt(run: RunDirectory, attempt: int) -> int | None:
     return min((step for number, step, _ in read_losses(run) if number == attempt), default=None)
 
 
-def read_samples(run: RunDirectory) -> Mapping[int, Samples]:
-    """Samples of each step, of the newest attempt that began the step: those whose weights live on."""
-    newest: dict[int, tuple[int, Samples]] = {}
+def read_samples_of_attempts(run: RunDirectory) -> Mapping[tuple[int, int], Samples]:
+    """Samples by (step, attempt): what the ranks of an attempt read for a step, all of it or, where killed, a part."""
+    found: dict[tuple[int, int], Samples] = {}
     for path in sorted((run.metrics / "audit").glob("rank_*.jsonl")):
         for values in _lines(path):
-            attempt, step = int(values["attempt"]), int(values["step"])
+            key = int(values["step"]), int(values["attempt"])
             samples: Samples = Counter(zip(values["epochs"], values["sample_ids"], strict=True))
-            former = newest.get(step, (0, Counter()))
-            if attempt >= former[0]:
-                newest[step] = (attempt, samples + former[1] if attempt == former[0] else samples)
-    return {step: samples for step, (_, samples) in newest.items()}
+            found[key] = found.get(key, Counter()) + samples
+    return found
+
+
+def read_samples(run: RunDirectory) -> Mapping[int, Samples]:
+    """Samples of each step, of the newest attempt that began the step: those whose weights live on."""
+    return {step: samples for (step, _), samples in sorted(read_samples_of_attempts(run).items(), key=itemgetter(0))}
 
 
 def first_step_with_other_samples(

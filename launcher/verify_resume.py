@@ -15,14 +15,12 @@ from typing import Any, TextIO
 
 from launcher.changes import check_changes, find_changes
 from launcher.code_record import describe_code
-from launcher.errors import LiveRunError
-from launcher.execute import create_run_directory
 from launcher.launch import Launch, LaunchRequest, check_launch
 from launcher.records import write_json
 from launcher.resume_evidence import compare_losses, first_step_of_attempt, first_step_with_other_samples
-from launcher.run_lock import live_supervisor_pid
+from launcher.trial import TrialError, new_trial_directory, refuse_live, trial_config
 from launcher.verdict import Finding, Tolerance, Topology, Verdict, tolerance_of
-from launcher.verification_runs import SubRun, VerificationError
+from launcher.verification_runs import SubRun
 from llama_dist.config import ConfigError, RunConfig, dump_config
 from llama_dist.exit_codes import ExitCode
 
@@ -58,8 +56,9 @@ class _Verification:
         return self.num_steps // 2
 
     def sub_run(self, name: str, launch: Launch) -> SubRun:
-        config = _quick(launch.config, name, self.directory, self.half)
-        return SubRun(config, launch.cluster, self.num_steps, self.output)
+        # `train.num_steps` stays: the schedule ends with it.
+        config = trial_config(launch.config, name, self.directory, interval_steps=self.half, keep_last=2 * self.half)
+        return SubRun(config=config, cluster=launch.cluster, output=self.output, num_steps=self.num_steps)
 
 
 def verify_resume(
@@ -67,19 +66,15 @@ def verify_resume(
 ) -> tuple[Verdict, Path]:
     """Run everything; answers the verdict and its file. The launches' output goes to `output`.
 
-    Raises ReportedError where it cannot start, and VerificationError where a sub-run did not come far enough.
+    Raises ReportedError where it cannot start, and TrialError where a sub-run did not come far enough.
     """
     launch = check_launch(request.launch, caller_environment)
     onto = _check_onto(request, launch, caller_environment)
     _check_steps(request.num_steps, launch.config)
-    # They would share its devices, its memory and its disk: it could fail for our sake.
-    if (pid := live_supervisor_pid(launch.run)) is not None:
-        raise LiveRunError(
-            f"run `{launch.run.name}` is live here (supervisor pid {pid}) and has the machine: verify before it starts,"
-            f" or end it with `llama-dist stop {launch.run.path}`; it continues afterwards"
-        )
-    create_run_directory(launch.run)
-    verification = _Verification(launch, onto, request.num_steps, _new_directory(launch), output)
+    refuse_live(launch.run, "verify")
+    verification = _Verification(
+        launch, onto, request.num_steps, new_trial_directory(launch.run, "verify_resume"), output
+    )
     verdict = _verify(verification, keep=request.keep)
     path = verification.directory / "verdict.json"
     write_json(path, verdict.to_json())
@@ -107,36 +102,6 @@ def _check_steps(num_steps: int, config: RunConfig) -> None:
             f"--steps {num_steps}, but train.num_steps is {config.train.num_steps}: the learning rate is defined up to "
             "there; use fewer --steps"
         )
-
-
-def _new_directory(launch: Launch) -> Path:
-    parent = launch.run.path / "verify_resume"
-    parent.mkdir(mode=0o700, exist_ok=True)
-    directory = parent / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        raise ConfigError(f"{directory}: exists: another verification of this run began this second") from None
-    return directory
-
-
-def _quick(config: RunConfig, name: str, directory: Path, interval_steps: int) -> RunConfig:
-    """Return the user's config with other saves and records. `train.num_steps` stays: the schedule ends with it."""
-    replaced = {
-        "checkpoint": {
-            "interval_steps": interval_steps,
-            "interval_minutes": None,
-            "keep_last": 2 * interval_steps,
-            "keep_every_steps": None,
-            "keep_best": 0,
-            "upload": None,
-        },
-        "evaluation": {"interval_steps": 0},
-        "metrics": {"mlflow": False, "audit_samples": True},
-        "supervision": {"wall_clock_limit_minutes": None},
-    }
-    sections = {key: getattr(config, key).model_copy(update=values) for key, values in replaced.items()}
-    return config.model_copy(update={"name": name, "runs_directory": str(directory), **sections})
 
 
 def _verify(verification: _Verification, *, keep: bool) -> Verdict:
@@ -170,7 +135,7 @@ def _findings(verification: _Verification, sub_runs: list[SubRun]) -> tuple[Find
     straight.train()
     rank = interrupted.train_interrupted()
     if (first_step := first_step_of_attempt(interrupted.run, 2)) != half + 1:
-        raise VerificationError(
+        raise TrialError(
             f"the interrupted run went on with step {first_step}, not {half + 1}: where its steps are too quick for "
             f"the kill to come before the next save, use --steps {8 * half}"
         )
@@ -182,7 +147,7 @@ def _findings(verification: _Verification, sub_runs: list[SubRun]) -> tuple[Find
         moved.begin_with(interrupted.checkpoint(half))
         moved.train()
         if (first_step := first_step_of_attempt(moved.run, 1)) != half + 1:
-            raise VerificationError(f"the moved run went on with step {first_step}, not {half + 1}", ExitCode.OUR_BUG)
+            raise TrialError(f"the moved run went on with step {first_step}, not {half + 1}", ExitCode.OUR_BUG)
         tolerance = Tolerance()
         if _adds_in_other_order(verification.launch, onto):
             tolerance = tolerance_of(onto.config.train.precision)
@@ -230,5 +195,5 @@ def _compare(a: Path, b: Path) -> dict[str, Any]:
     except ValueError:
         values = None
     if not isinstance(values, dict):
-        raise VerificationError(f"{a} and {b} could not be compared: see the message above", ExitCode.STORAGE)
+        raise TrialError(f"{a} and {b} could not be compared: see the message above", ExitCode.STORAGE)
     return values

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.lab import slurm_files, ssh_files, user_files
-from launcher.lab.down import mounts_below
 from launcher.lab.lab_error import LabError
 from launcher.lab.layout import MAX_NODES, check_name, free_subnet, lay_out, link_pattern, namespace_pattern
+from launcher.lab.mounts import mounts_below
 from launcher.lab.slurm_hosts import is_up
 
 NAMES = st.builds(
