@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from data_pipeline.durable_file import checksum_bytes
-from llama_dist.checkpoint.manifest import Progress, list_candidates
+from llama_dist.checkpoint.manifest import CheckpointError, Progress, list_candidates
 from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.config import RunConfig, RunDirectory, dump_config
+from llama_dist.config.run_life import begin_life, note_saved
 from llama_dist.interop.errors import ExchangeError
 
 NamedState = tuple[str, str, torch.Tensor]
@@ -43,7 +44,10 @@ def directory_of_new_run(config: RunConfig) -> RunDirectory:
 def write_first_checkpoint(
     run: RunDirectory, config: RunConfig, revision: str, state: FirstState, tokenizer: bytes
 ) -> Path:
-    """Write step 0 of the run; answers the checkpoint's directory. Raises CheckpointError where the disk refuses."""
+    """Write step 0 of the run, of which a life begins; answers the checkpoint's directory.
+
+    Raises CheckpointError where the disk refuses.
+    """
     run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     progress = Progress(
         step=0,
@@ -54,9 +58,18 @@ def write_first_checkpoint(
         data={},
         kind="imported",
     )
-    return write_checkpoint(
+    written = write_checkpoint(
         run.checkpoints, progress, state.tensors, scalars=state.scalars, tokenizer=tokenizer, states=state.states
     )
+    try:
+        begin_life(run)
+        note_saved(run, progress.step)  # should it be lost before the first launch, that one must not start from zero
+    except OSError as error:
+        raise CheckpointError(
+            f"{written} is written, but not the run's note of it: {error.filename}: {error.strerror}: free or mend the "
+            "disk and launch the run, which writes it"
+        ) from None
+    return written
 
 
 def read_json(path: Path, needed: str) -> dict[str, Any]:
