@@ -42,7 +42,7 @@ def execute(launch: Launch, console: Console) -> int:
         backend.check()
     create_run_directory(run)
     with stop_on_signals() as stop:
-        with _disk_faults_told(run), lock_run(run):
+        with disk_faults_told(run), lock_run(run):
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
@@ -94,7 +94,7 @@ class _Preparation:
 
 
 @contextlib.contextmanager
-def _disk_faults_told(run: RunDirectory) -> Iterator[None]:
+def disk_faults_told(run: RunDirectory) -> Iterator[None]:
     """Turn what the disk refuses before the supervision begins (lock, `run.yaml`, a rename) into a message."""
     try:
         yield

@@ -1,7 +1,9 @@
 """Makes tensors from elsewhere the first checkpoint of a run, and reads what lies beside them. Knows no format."""
 
+import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,10 @@ from llama_dist.interop.errors import ExchangeError
 
 NamedState = tuple[str, str, torch.Tensor]
 """Our name of a parameter, one of STATES, and the whole fp32 tensor."""
+
+
+HoldRun = Callable[[RunDirectory, RunConfig], AbstractContextManager[None]]
+"""Makes the run's directory, with the place of its checkpoints, and keeps a launch from the run meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +42,24 @@ class FirstState:
 def directory_of_new_run(config: RunConfig) -> RunDirectory:
     """Where the run will be. Raises ExchangeError where it has checkpoints already."""
     run = RunDirectory(Path(config.runs_directory) / config.name)
-    if list_candidates(run.checkpoints):
-        raise ExchangeError(f"{run.checkpoints}: the run has checkpoints already: give it another name")
+    _refuse_checkpoints(run)
     return run
 
 
+@contextmanager
+def make_directory(run: RunDirectory, _config: RunConfig) -> Iterator[None]:
+    """Make the run's directory and hold nothing: for callers that know that nobody launches the run meanwhile."""
+    run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    yield
+
+
 def write_first_checkpoint(
-    run: RunDirectory, config: RunConfig, revision: str, state: FirstState, tokenizer: bytes
+    run: RunDirectory, config: RunConfig, revision: str, state: FirstState, tokenizer: bytes, hold: HoldRun
 ) -> Path:
     """Write step 0 of the run, of which a life begins; answers the checkpoint's directory.
 
-    Raises CheckpointError where the disk refuses.
+    Raises CheckpointError where the disk refuses, ExchangeError where the run has checkpoints by now.
     """
-    run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     progress = Progress(
         step=0,
         tokens_seen=0,
@@ -58,18 +69,40 @@ def write_first_checkpoint(
         data={},
         kind="imported",
     )
-    written = write_checkpoint(
-        run.checkpoints, progress, state.tensors, scalars=state.scalars, tokenizer=tokenizer, states=state.states
-    )
+    with hold(run, config):
+        _refuse_checkpoints(run)
+        try:
+            written = write_checkpoint(
+                run.checkpoints,
+                progress,
+                state.tensors,
+                scalars=state.scalars,
+                tokenizer=tokenizer,
+                states=state.states,
+            )
+        except BaseException:
+            with contextlib.suppress(OSError):  # a link, or not empty: not made here
+                run.checkpoints.rmdir()
+            raise
+        _note(run, written)
+    return written
+
+
+def _refuse_checkpoints(run: RunDirectory) -> None:
+    if list_candidates(run.checkpoints):
+        raise ExchangeError(f"{run.checkpoints}: the run has checkpoints already: give it another name")
+
+
+def _note(run: RunDirectory, written: Path) -> None:
+    """Begin a life that has saved step 0: lost before the first launch, that one must not start from zero."""
     try:
         begin_life(run)
-        note_saved(run, progress.step)  # should it be lost before the first launch, that one must not start from zero
+        note_saved(run, 0)
     except OSError as error:
         raise CheckpointError(
             f"{written} is written, but not the run's note of it: {error.filename}: {error.strerror}: free or mend the "
             "disk and launch the run, which writes it"
         ) from None
-    return written
 
 
 def read_json(path: Path, needed: str) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from llama_dist.config import RunConfig
 from llama_dist.interop.errors import ExchangeError
 from llama_dist.interop.first_checkpoint import (
     FirstState,
+    HoldRun,
     directory_of_new_run,
+    make_directory,
     read_json,
     tokenizer_of_run,
     write_first_checkpoint,
@@ -25,7 +27,9 @@ from llama_dist.interop.parameter_fit import check_parameters
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def import_from_hf(source: Path, config: RunConfig, revision: str, *, ignore_tokenizer: bool = False) -> Path:
+def import_from_hf(
+    source: Path, config: RunConfig, revision: str, *, ignore_tokenizer: bool = False, hold: HoldRun = make_directory
+) -> Path:
     """Write the weights as step 0 of the run; answers the checkpoint's directory. Moments begin at zero.
 
     Raises ExchangeError where source and run do not fit or the run has checkpoints already, CheckpointError where a
@@ -46,7 +50,7 @@ def import_from_hf(source: Path, config: RunConfig, revision: str, *, ignore_tok
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         names = check_parameters(shapes, config.model, from_hf, source, spare=spare)
         weights = ((ours, "fp32", tensors[theirs].read()) for ours, theirs in names.items())
-        return write_first_checkpoint(run, config, revision, FirstState(weights, ("fp32",)), tokenizer)
+        return write_first_checkpoint(run, config, revision, FirstState(weights, ("fp32",)), tokenizer, hold)
 
 
 @dataclass(frozen=True)
