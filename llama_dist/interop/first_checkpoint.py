@@ -108,10 +108,12 @@ def _note(run: RunDirectory, written: Path) -> None:
 def read_json(path: Path, needed: str) -> dict[str, Any]:
     """The object in a JSON file. Raises ExchangeError; `needed` says what the folder must be."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+            raise ExchangeError(f"{path}: is no regular file: needs {needed}")
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ExchangeError(f"{path}: cannot be read: {error.strerror}: needs {needed}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ExchangeError(f"{path}: is not JSON: the file is damaged") from None
     if not isinstance(values, dict):
         raise ExchangeError(f"{path}: holds {type(values).__name__}, needs an object")
