@@ -1,6 +1,7 @@
 """The verbs of `llama-dist` that work on checkpoints: options and printing only. Heavy imports wait for a verb."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -146,6 +147,8 @@ def export_checkpoint(
     from llama_dist.generation.command import find_checkpoint
     from llama_dist.interop.hf_export import PRECISIONS, Export, export_to_hf
 
+    if not math.isfinite(max_file_gb):
+        raise typer.BadParameter(f"{max_file_gb}: needs a number of 10^9 bytes", param_hint="--max-file-gb")
     if precision not in PRECISIONS:
         raise typer.BadParameter(f"{precision!r}: needs {', '.join(PRECISIONS)}", param_hint="--precision")
     wanted = Export(find_checkpoint(checkpoint), output, precision, max_file_gb, not no_tokenizer)
