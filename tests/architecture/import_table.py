@@ -26,7 +26,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "data_pipeline.interop.torch_dataset": ("data_pipeline", "numpy", "torch"),
     "data_pipeline.torch_batch": ("data_pipeline", "numpy", "torch"),
     "launcher": ("launcher", "cluster", "llama_dist.config", "llama_dist.checkpoint.manifest", "psutil", "rich"),
-    "launcher.cli": ("launcher", "data_pipeline.cli", "llama_dist.cli", "typer"),
+    "launcher.cli": (
+        "launcher",
+        "data_pipeline.cli",
+        "llama_dist.cli",
+        "llama_dist.config",
+        "llama_dist.interop.import_model",
+        "typer",
+    ),
     "launcher.edge": ("launcher", "llama_dist.config", "typer"),
     "llama_dist": (),
     "llama_dist.checkpoint": (
