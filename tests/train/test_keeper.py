@@ -1,6 +1,8 @@
 """What the keeper saves of a run and finds again. The engine is a few tensors; files, thread and group are real."""
 
 import json
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +101,42 @@ def test_a_failed_save_is_told_once_and_raised_at_the_end_unless_a_later_one_wor
     keeper.save(Engine(), Position(2, 8))
     keeper.finish()
     assert list_steps(run.checkpoints) == [2]
+
+
+def test_only_the_newest_are_kept_and_latest_names_the_last(keeper_of, run):
+    keeper = keeper_of(keep_last=2)
+    for step in (1, 2, 3, 4):
+        keeper.save(Engine(), Position(step, 4 * step))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [3, 4] and keeper.take_alerts() == []
+    assert not list(run.checkpoints.glob("*0001*")) and not list(run.checkpoints.glob(".*"))
+    assert (run.checkpoints / "latest").readlink() == Path("step_00000004")
+
+
+def test_older_files_that_cannot_be_removed_are_told_and_the_new_checkpoint_stands(keeper_of, run, monkeypatch):
+    monkeypatch.setattr("llama_dist.train.keeper.point_latest", refuse)
+    keeper = keeper_of()
+    keeper.save(Engine(), Position(2, 8))
+    keeper.finish()
+    (alert,) = keeper.take_alerts()
+    assert "step 2 is saved" in alert and "Read-only" in alert
+    assert list_steps(run.checkpoints) == [2]
+
+
+def refuse(*_):
+    raise OSError(30, "Read-only file system", "latest")
+
+
+def test_pruning_never_counts_a_damaged_later_one_for_the_one_just_written(keeper_of, run):
+    keeper = keeper_of()
+    for step in (1, 4):
+        keeper.save(Engine(), Position(step, 4 * step))
+    keeper.finish()
+    os.truncate(step_directory(run.checkpoints, 4) / "rank_00000.safetensors", 20)
+    keeper = keeper_of(keep_last=1)
+    keeper.save(Engine(), Position(2, 8))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [2, 4]
 
 
 def test_an_imported_checkpoint_begins_at_the_first_sample(keeper_of, run):
