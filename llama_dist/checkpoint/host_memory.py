@@ -8,10 +8,10 @@ _GIB = 1 << 30
 
 
 def check_staging_fits(num_bytes: int, group: SaveGroup) -> None:
-    """Collective. Compare what the ranks of each host are about to stage with the memory that is available there, to the
-    machine and within the job's own limit.
+    """Collective. Compare what the ranks of each host are about to stage with the memory that is available there.
 
-    `num_bytes` is this rank's copy. Raises ConfigError on every rank where a host has too little.
+    `num_bytes` is this rank's copy; the job's own limit counts too. Raises ConfigError on every rank where a host has
+    too little.
     """
     needed: dict[str, int] = {}
     available: dict[str, int] = {}

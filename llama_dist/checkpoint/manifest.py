@@ -110,6 +110,9 @@ class Progress:
     tracking: dict[str, Any] = field(default_factory=dict)
     """Identity of the run in the tracker, so that a copied checkpoint can continue the same one."""
 
+    former_save_seconds: float | None = None
+    """Time that the save before this one took, so that the next attempt can leave before its limit; None if unknown."""
+
 
 @dataclass(frozen=True)
 class Manifest(Progress):

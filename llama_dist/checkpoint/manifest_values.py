@@ -65,12 +65,12 @@ def check_progress(values: dict[str, Any]) -> None:
         _field(values, "tracking", dict)
     for key in values["world"]:
         _natural(values["world"], key)
-    for key, value in values["scalars"].items():
-        least = _LEAST_SCALARS.get(key, 0)
-        if not _is_number(value) or not least <= value < _MOST:
-            raise ValueError(f"scalars: {key}: {value!r:.80}, needs a number of at least {least}")
+    for key in values["scalars"]:
+        _number(values["scalars"], key, least=_LEAST_SCALARS.get(key, 0))
     if values.get("held_out_loss") is not None:
         _number(values, "held_out_loss")
+    if values.get("former_save_seconds") is not None:
+        _number(values, "former_save_seconds", least=0)
 
 
 def _list(value: Any, where: str) -> list[Any]:
@@ -91,9 +91,11 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and -_MOST < value < _MOST)
 
 
-def _number(record: dict[str, Any], key: str) -> None:
-    if not _is_number(record[key]):
-        raise ValueError(f"{key}: {record[key]!r:.80}, needs a number")
+def _number(record: dict[str, Any], key: str, *, least: float | None = None) -> None:
+    """Raise ValueError unless it is a number; with `least` a finite one of at least that."""
+    value = record[key]
+    if not _is_number(value) or (least is not None and not least <= value < _MOST):
+        raise ValueError(f"{key}: {value!r:.80}, needs a number" + ("" if least is None else f" of at least {least}"))
 
 
 def _natural(record: Any, key: str) -> int:

@@ -104,11 +104,11 @@ def is_interval(step: int, interval_steps: int) -> bool:
 
 
 def _read(parts: Parts, position: Position) -> list[MicroBatch]:
-    """Read this rank's part of the next step; nothing, if a stop broke off the wait for it."""
+    """Read this rank's part of the next step; nothing, if a stop or the limit broke off the wait for it."""
     parts.heartbeat.beat(position.step, "read")
     parts.meter.start_step()
     micro_batches: list[MicroBatch] = []
-    with contextlib.suppress(StopAskedError), parts.stop.interrupts():
+    with contextlib.suppress(StopAskedError), parts.stop.interrupts(parts.decisions.seconds_until_limit()):
         micro_batches = parts.batches.read(position)
     parts.meter.end_reading()
     return micro_batches

@@ -37,7 +37,7 @@ def test_what_a_run_writes_is_read_back(read):
 def test_what_older_checkpoints_lack_has_a_default(read):
     def as_version_1(values):
         values["version"] = 1
-        for key in ("kind", "held_out_loss", "tracking", "states"):
+        for key in ("kind", "held_out_loss", "tracking", "states", "former_save_seconds"):
             del values[key]
         del values["files"][0]["host"]
 
@@ -56,10 +56,11 @@ CHANGES = {
     "a loss that is text": (lambda v: v.update(held_out_loss="x"), "held_out_loss: 'x'"),
     "a loss that is true": (lambda v: v.update(held_out_loss=True), "held_out_loss: True"),
     "a vast loss": (lambda v: v.update(held_out_loss=10**400), "held_out_loss: 1000"),
-    "a vast step count": (lambda v: v["scalars"].update(optimizer_steps=10**400), "scalars: optimizer_steps: 1000"),
-    "an endless scale": (lambda v: v["scalars"].update(cur_scale=math.inf), "scalars: cur_scale: inf"),
-    "steps below zero": (lambda v: v["scalars"].update(optimizer_steps=-1), "scalars: optimizer_steps: -1"),
+    "a vast step count": (lambda v: v["scalars"].update(optimizer_steps=10**400), "optimizer_steps: 1000"),
+    "an endless scale": (lambda v: v["scalars"].update(cur_scale=math.inf), "cur_scale: inf"),
+    "steps below zero": (lambda v: v["scalars"].update(optimizer_steps=-1), "optimizer_steps: -1"),
     "a vast step": (lambda v: v.update(tokens_seen=2**63), "tokens_seen: 9223372036854775808"),
+    "a save that took no number": (lambda v: v.update(former_save_seconds=math.nan), "former_save_seconds: nan"),
     "a world that is a list": (lambda v: v.update(world=[2]), "world: "),
     "a world of text": (lambda v: v.update(world={"world_size": "two"}), "world_size: 'two'"),
     "a tracker that is text": (lambda v: v.update(tracking="x"), "tracking: 'x'"),

@@ -61,9 +61,8 @@ def keeper_of(run, tmp_path):
         )  # fmt: skip
         tokenizer = tmp_path / "a.model"
         tokenizer.write_bytes(b"a tokenizer")
-        stream = SimpleNamespace(
-            tokenizer_path=tokenizer, state=lambda consumed: SimpleNamespace(model_dump=lambda: {"consumed": consumed})
-        )
+        # No state: what the stream makes of it is its own tests' matter.
+        stream = SimpleNamespace(tokenizer_path=tokenizer, state=lambda _: SimpleNamespace(model_dump=dict))
         return CheckpointKeeper(run, World(0, 0, 1), config, stream, "test")
 
     return build
@@ -79,6 +78,18 @@ def test_a_save_says_where_the_run_stands_and_which_run_of_the_tracker_it_is(kee
     assert (manifest.step, manifest.tokens_seen, manifest.kind, manifest.held_out_loss) == (5, 320, "asked", 1.5)
     assert manifest.tracking == {"key": "abc", "run_id": None} and manifest.scalars == {"optimizer_steps": 3.0}
     assert keeper.last_save_seconds > 0 and keeper.newest_step == 5 and not keeper.is_writing
+
+
+def test_the_next_attempt_knows_how_long_a_save_takes(keeper_of, run):
+    keeper, seconds = keeper_of(), []
+    for step in (1, 2):
+        keeper.save(Engine(), Position(step, 4 * step))
+        keeper.finish()
+        seconds.append(keeper.last_save_seconds)
+    assert read_manifest(step_directory(run.checkpoints, 2)).former_save_seconds == seconds[0]
+    resumed = keeper_of()
+    resumed.restore_newest(Engine(), print)
+    assert resumed.former_save_seconds == seconds[0] and resumed.last_save_seconds is None
 
 
 def test_a_step_that_is_saved_is_left_alone(keeper_of, run):

@@ -24,6 +24,8 @@ from llama_dist.train.save_request import SaveRequest
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
 
 class FakeEngine:
     grid = Grid(0, 1, 1)
@@ -48,7 +50,7 @@ class FakeBatches:
 class FakeKeeper:
     """Saves into a list; may fail."""
 
-    last_save_seconds, write_seconds_left = None, 0.0
+    last_save_seconds, former_save_seconds, write_seconds_left = None, None, 0.0
 
     def __init__(self, failing=()):
         self.saved, self.failing, self.alerts, self.failure = [], failing, [], None
@@ -170,7 +172,7 @@ def test_a_stop_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(p
             time.sleep(60)
             raise AssertionError("the wait was not broken off")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         parts.stop.install()
         parts.stop.defer()
@@ -179,6 +181,32 @@ def test_a_stop_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(p
         for number, handler in before.items():
             signal.signal(number, handler)
     assert parts.keeper.saved == [(2, "stop")]
+
+
+# The limit is a timer of the process, which pytest's own time limit would share.
+@pytest.mark.timeout(60, method="thread")
+def test_the_limit_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(parts, start):
+    parts, _ = parts
+
+    class StalledBatches(FakeBatches):
+        def read(self, position):
+            if position.step == 2:
+                time.sleep(60)
+                raise AssertionError("the wait was not broken off")
+            return []
+
+    supervision = parts.config.supervision.model_copy(update={"wall_clock_limit_minutes": 0.02})
+    config = parts.config.model_copy(update={"supervision": supervision})
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    try:
+        parts.stop.install()
+        parts.stop.defer()
+        assert "limit is near" in start(config=config, batches=StalledBatches())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert parts.keeper.saved == [(2, "stop")]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_stop_during_the_last_step_is_a_finished_run(parts, start):
