@@ -19,7 +19,7 @@ from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.recorder import Recorder
-from llama_dist.train.replicas import compare_replicas
+from llama_dist.train.replicas import ReplicaComparison
 
 
 class DivergedError(ReportedError):
@@ -41,6 +41,7 @@ class Parts:
     heartbeat: Heartbeat
     stop: StopRequest
     decisions: Decisions
+    replicas: ReplicaComparison
     meter: Meter
     tell: Callable[[str], None]
     """Prints a line, on rank 0 alone."""
@@ -83,8 +84,7 @@ def train_steps(parts: Parts, position: Position) -> str | None:
             gradient_norm=result.gradient_norm,
             skipped=result.skipped,
         )
-        if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
-            compare_replicas(parts.engine, position.step)
+        parts.replicas.after_step(position.step)
         metrics = _evaluate(parts, metrics)
         parts.recorder.record(metrics)
 
@@ -136,6 +136,7 @@ def has_diverged(result: StepResult, precision: str) -> bool:
 def _save(parts: Parts, position: Position, kind: SaveKind, held_out_loss: float | None = None) -> None:
     """Collective. Begin a save, which is written while training goes on; wait for the one before, if need be."""
     parts.heartbeat.beat(position.step, "save")
+    parts.replicas.before_save(position.step)
     parts.recorder.sync()
     parts.decisions.note_save()
     parts.keeper.save(parts.engine, position, kind=kind, held_out_loss=held_out_loss)
