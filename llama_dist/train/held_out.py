@@ -49,7 +49,7 @@ class HeldOutText:
     def losses(self, engine: Engine, any_stop: Callable[[], bool]) -> dict[str, float] | None:
         """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas.
 
-        None where a stop was asked for meanwhile: `any_stop` is collective, and asked before each set.
+        None where the run must stop meanwhile: `any_stop` is collective, and asked before each set.
         """
         losses = {}
         for one in self._sets:

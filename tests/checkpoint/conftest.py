@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save_group import SaveGroup
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
 
@@ -48,3 +51,15 @@ def progress():
         return Progress(step, step * 100, {"name": "x"}, "test", {"world_size": 1}, {"consumed_samples": step})
 
     return at
+
+
+@pytest.fixture
+def save_engine():
+    """Save an engine's state as a run does, in the writer's thread, and wait."""
+
+    def save(checkpoints, engine, progress, tokenizer=b"a tokenizer"):
+        writer = CheckpointWriter(checkpoints, SaveGroup.alone(), lambda *_: [], is_asynchronous=True)
+        writer.begin(engine, Contents(progress, engine.scalars(), tokenizer))
+        assert writer.wait().alerts == []
+
+    return save
