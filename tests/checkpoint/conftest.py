@@ -1,12 +1,14 @@
-"""A world of one process, and an engine whose state is a few plain tensors."""
+"""A world of one process, an engine whose state is a few plain tensors, and a run with checkpoints and a store."""
 
 import pytest
 import torch
 
 from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.transaction import Contents
 from llama_dist.checkpoint.writer import CheckpointWriter
+from llama_dist.config import RunDirectory
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
 
@@ -63,3 +65,25 @@ def save_engine():
         assert writer.wait().alerts == []
 
     return save
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "runs" / "x")
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"file://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def write(run, progress):
+    def write(step, value=None):
+        tensors = [("weight", state, torch.full((1000,), float(value or step))) for state in STATES]
+        scalars = {"optimizer_steps": step}
+        return write_checkpoint(
+            run.checkpoints, progress(step), tensors, scalars=scalars, tokenizer=b"words", states=STATES
+        )
+
+    return write

@@ -135,7 +135,7 @@ def test_what_a_kill_left_of_another_step_is_removed_by_the_next_save(save, chec
         save(1)
     monkeypatch.undo()
     save(2)
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000002"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000002"]
 
 
 def link(path):
@@ -151,7 +151,7 @@ def test_what_is_no_directory_in_a_steps_place_gives_way_and_later_saves_work(sa
     checkpoints.mkdir()
     put(step_directory(checkpoints, 1))
     save(1), save(2)
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
     assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2 and list_steps(checkpoints) == [1, 2]
 
 

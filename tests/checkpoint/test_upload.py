@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import sys
 import time
 
 import pytest
-import torch
+from copies import ALONE, upload
 
 from llama_dist.checkpoint.fetching import fetch
 from llama_dist.checkpoint.manifest import (
@@ -22,46 +21,11 @@ from llama_dist.checkpoint.manifest import (
 )
 from llama_dist.checkpoint.pruning import judge, prune
 from llama_dist.checkpoint.retention import Retention
-from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.checkpoint.store import CheckpointStore
 from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.verify import verify_checkpoint
-from llama_dist.config import CheckpointConfig, RunDirectory
+from llama_dist.config import CheckpointConfig
 from llama_dist.config.run_life import continue_life, read_life
-
-STATES = ("fp32", "exp_avg", "exp_avg_sq")
-ALONE = Share(0, 1, is_disk_leader=True, is_first=True)
-
-
-@pytest.fixture
-def run(tmp_path):
-    return RunDirectory(tmp_path / "runs" / "x")
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"file://{tmp_path / 'store'}"
-
-
-@pytest.fixture
-def write(run, progress):
-    def write(step, value=None):
-        tensors = [("weight", state, torch.full((1000,), float(value or step))) for state in STATES]
-        scalars = {"optimizer_steps": step}
-        return write_checkpoint(
-            run.checkpoints, progress(step), tensors, scalars=scalars, tokenizer=b"words", states=STATES
-        )
-
-    return write
-
-
-def upload(directories, *stores_and_shares):
-    uploaders = [Uploader(store, share) for store, share in stores_and_shares]
-    for uploader in uploaders:
-        uploader.submit(directories)
-    for uploader in uploaders:
-        uploader.finish(60)
-    return [alert for uploader in uploaders for alert in uploader.take_alerts()]
 
 
 def test_a_copied_checkpoint_comes_back_bit_for_bit_when_the_disk_is_lost(run, url, write):
@@ -219,59 +183,6 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_and_leaves_nothing(run
     assert [path.name for path in run.checkpoints.iterdir()] == ["step_00000001"]
     with pytest.raises(CheckpointError, match=r"no step 2 to fetch.*is damaged"):
         fetch(run, 2, url)
-
-
-def lacks_a_file(step):
-    next(step.glob("part_*.safetensors")).unlink()
-
-
-def has_a_directory_as_file(step):
-    lacks_a_file(step)
-    (step / "part_00000.safetensors").mkdir()
-
-
-@pytest.mark.parametrize("spoil", [lacks_a_file, has_a_directory_as_file])
-def test_a_copy_that_lacks_a_file_is_passed_over_at_once(run, url, write, tmp_path, monkeypatch, spoil):
-    monkeypatch.setattr("llama_dist.checkpoint.upload.time.sleep", lambda _: pytest.fail("it waited"))
-    upload([write(1), write(2)], (CheckpointStore(url, "x"), ALONE))
-    shutil.rmtree(run.checkpoints)
-    spoil(tmp_path / "store" / "x" / "step_00000002")
-    assert fetch(run, None, url) == step_directory(run.checkpoints, 1)
-    with pytest.raises(CheckpointError, match=r"no step 2 to fetch.*lacks step_00000002/part_00000\.safetensors"):
-        fetch(run, 2, url)
-
-
-def test_a_store_that_fails_for_good_is_told_while_it_is_asked_and_the_older_copy_comes(run, url, write, monkeypatch):
-    monkeypatch.setattr("llama_dist.checkpoint.upload._FIRST_DELAY_SECONDS", 0.001)
-    upload([write(1), write(2)], (CheckpointStore(url, "x"), ALONE))
-    shutil.rmtree(run.checkpoints)
-    get = CheckpointStore._get
-
-    def fail(store, there, path):
-        if there.startswith("step_00000002/part"):
-            raise ConnectionError("503 slow down")
-        get(store, there, path)
-
-    monkeypatch.setattr(CheckpointStore, "_get", fail)
-    told = []
-    assert fetch(run, None, url, tell=told.append) == step_directory(run.checkpoints, 1)
-    assert len([line for line in told if "503 slow down): trying again in" in line]) == 7
-    monkeypatch.setattr(CheckpointStore, "steps", lambda _: fail(None, "step_00000002/part", None))
-    with pytest.raises(CheckpointError, match="cannot be read: ConnectionError: 503 slow down"):
-        fetch(run, None, url)
-
-
-def test_a_full_local_disk_is_told_once_and_no_older_copy_is_tried(run, url, write, monkeypatch):
-    upload([write(1), write(2)], (CheckpointStore(url, "x"), ALONE))
-    shutil.rmtree(run.checkpoints)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        with pytest.raises(CheckpointError, match=r"File too large: free or mend the disk"):
-            fetch(run, None, url)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(run.checkpoints.iterdir()) == []
 
 
 def lives_of(run, number):

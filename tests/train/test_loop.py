@@ -341,11 +341,11 @@ def test_a_save_under_way_is_finished_before_a_diverged_run_ends(parts, start, f
 def test_so_it_is_before_a_run_ends_whose_replicas_differ(parts, start, monkeypatch):
     parts, _ = parts
 
-    def differ(_engine, step):
+    def differ(_engine, step, _alike_after):
         if step == 4:
             raise ReplicasDifferError("rank 1 holds other weights")
 
-    monkeypatch.setattr("llama_dist.train.loop.compare_replicas", differ)
+    monkeypatch.setattr("llama_dist.train.replicas.compare_replicas", differ)
     supervision = parts.config.supervision.model_copy(update={"compare_replicas_interval_steps": 1})
     with pytest.raises(ReplicasDifferError):
         start(config=parts.config.model_copy(update={"supervision": supervision}))
