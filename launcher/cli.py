@@ -260,6 +260,38 @@ def save_now(
     typer.echo(wait_for_save(find_run(run, runs_directory), timeout_seconds))
 
 
+@checkpoint_app.command("import")
+def import_checkpoint(
+    source: Annotated[
+        Path, typer.Argument(help="Folder that `save_pretrained` or DeepSpeed's `save_checkpoint` wrote.")
+    ],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run that shall begin with these weights.")],
+    *,
+    overrides: Overrides = None,
+    ignore_tokenizer: Annotated[
+        bool, typer.Option("--ignore-tokenizer", help="Take the weights though their tokenizer is another.")
+    ] = False,
+) -> None:
+    """Make a LLaMA of Hugging Face, or a checkpoint of DeepSpeed's own, the first checkpoint of a run: `launch` then
+    trains on from it.
+
+    Example: llama-dist checkpoint import exported/tiny configs/run/tiny.yaml --set name=tiny-continued
+    """
+    from functools import partial
+    from importlib.metadata import version
+
+    from launcher.import_place import hold_for_import
+    from llama_dist.config import load_run_config
+    from llama_dist.interop.import_model import import_model
+
+    config = load_run_config(run_file, tuple(overrides or ()))
+    revision = f"{version('llama-dist')}, imported"
+    tell = partial(typer.echo, err=True)
+    hold = partial(hold_for_import, tell=tell)
+    written = import_model(source, config, revision, ignore_tokenizer=ignore_tokenizer, tell=tell, hold=hold)
+    typer.echo(written)
+
+
 def main() -> None:
     """Run the program; typer itself ends it with 2 for a wrong use."""
     run_at_edge(_run)

@@ -27,7 +27,7 @@ from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ConfigError, ReportedError, RunDirectory, dump_config, set_aside_path
-from llama_dist.config.run_life import begin_life
+from llama_dist.config.run_life import begin_life, read_saved
 from llama_dist.exit_codes import ExitCode
 
 
@@ -50,7 +50,7 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
             run.path.rmdir()  # nothing else was written yet
         raise
     with stop_on_signals(run.stop_request) as stop:
-        with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
+        with disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
             stop.discard()
             changes = launch.find_changes()
             backend.check()
@@ -117,7 +117,7 @@ class _Preparation:
 
 
 @contextlib.contextmanager
-def _disk_faults_told(run: RunDirectory) -> Iterator[None]:
+def disk_faults_told(run: RunDirectory) -> Iterator[None]:
     """Turn what the disk refuses before the supervision begins (lock, `run.yaml`, a rename) into a message."""
     try:
         yield
@@ -134,14 +134,15 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
     if not launch.request.fresh:
         bring_back_checkpoints(run, launch.config.checkpoint.upload, console)
     steps = list_steps(run.checkpoints)
-    if not run.config.is_file():
-        write_config(run.config, launch.config)
-        console.say(f"{name}: new, in {run.path}")
-    elif launch.starts_over(changes):
+    is_new = not run.config.is_file()
+    if launch.starts_over(changes) and (not is_new or _was_imported(run)):
         _set_aside(launch, console)
         begin_life(run)
         write_config(run.config, launch.config)  # the run's curve and checkpoints begin with this config
         console.say(f"{name}: starts again at step 0")
+    elif is_new:
+        write_config(run.config, launch.config)
+        console.say(f"{name}: new, in {run.path}")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
     settle_life(run)
@@ -152,6 +153,11 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: goes on in the tracker as the run that its checkpoint names")
     for line in describe_changes(changes):
         console.say(f"changed:{line}")
+
+
+def _was_imported(run: RunDirectory) -> bool:
+    """Whether a run that was never launched has a past: checkpoints from elsewhere, be they lost by now."""
+    return os.path.lexists(run.checkpoints) or read_saved(run) is not None
 
 
 def _set_aside(launch: Launch, console: Console) -> None:

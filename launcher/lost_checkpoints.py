@@ -23,7 +23,7 @@ def bring_back_checkpoints(run: RunDirectory, store_url: str | None, console: Co
 
     Raises RunDirectoryError if it has no store, or none can be fetched: it must not start from zero in silence.
     """
-    if not run.config.is_file() or has_any_step(run.checkpoints):
+    if has_any_step(run.checkpoints):
         return
     step = step_known_as_saved(run)
     if step is None:

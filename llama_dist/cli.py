@@ -1,6 +1,7 @@
 """The verbs of `llama-dist` that work on checkpoints: options and printing only. Heavy imports wait for a verb."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,6 @@ def register(app: typer.Typer) -> typer.Typer:
     checkpoint_app.command("prune")(prune_checkpoints)
     checkpoint_app.command("fetch")(fetch_checkpoint)
     checkpoint_app.command("export")(export_checkpoint)
-    checkpoint_app.command("import")(import_checkpoint)
     app.add_typer(checkpoint_app, name="checkpoint")
     return checkpoint_app
 
@@ -147,38 +147,9 @@ def export_checkpoint(
     from llama_dist.generation.command import find_checkpoint
     from llama_dist.interop.hf_export import PRECISIONS, Export, export_to_hf
 
+    if not math.isfinite(max_file_gb):
+        raise typer.BadParameter(f"{max_file_gb}: needs a number of 10^9 bytes", param_hint="--max-file-gb")
     if precision not in PRECISIONS:
         raise typer.BadParameter(f"{precision!r}: needs {', '.join(PRECISIONS)}", param_hint="--precision")
     wanted = Export(find_checkpoint(checkpoint), output, precision, max_file_gb, not no_tokenizer)
     typer.echo(export_to_hf(wanted))
-
-
-def import_checkpoint(
-    source: Annotated[
-        Path, typer.Argument(help="Folder that `save_pretrained` or DeepSpeed's `save_checkpoint` wrote.")
-    ],
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run that shall begin with these weights.")],
-    *,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="Overrides one field; may be repeated.")
-    ] = None,
-    ignore_tokenizer: Annotated[
-        bool, typer.Option("--ignore-tokenizer", help="Take the weights though their tokenizer is another.")
-    ] = False,
-) -> None:
-    """Make a LLaMA of Hugging Face, or a checkpoint of DeepSpeed's own, the first checkpoint of a run: `launch` then
-    trains on from it.
-
-    Example: llama-dist checkpoint import exported/tiny configs/run/tiny.yaml --set name=tiny-continued
-    """
-    from importlib.metadata import version
-
-    from llama_dist.config import load_run_config
-    from llama_dist.interop.import_model import import_model
-
-    config = load_run_config(run_file, tuple(overrides or ()))
-    revision = f"{version('llama-dist')}, imported"
-    written = import_model(
-        source, config, revision, ignore_tokenizer=ignore_tokenizer, tell=lambda told: typer.echo(told, err=True)
-    )
-    typer.echo(written)

@@ -2,15 +2,19 @@
 
 import fcntl
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from llama_dist.checkpoint.manifest import CheckpointError, has_any_step, is_step_directory, step_directory
 from llama_dist.checkpoint.pruning import policy_of
-from llama_dist.checkpoint.store import CheckpointStore
+from llama_dist.checkpoint.store import CheckpointStore, LocalDiskError
 from llama_dist.checkpoint.upload import persist
 from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.config import RunDirectory
 from llama_dist.config.run_life import read_life
+
+Answer = TypeVar("Answer")
 
 
 def fetch(
@@ -33,15 +37,17 @@ def fetch(
     if url is None:
         raise CheckpointError(f"run `{run.name}` has no checkpoint.upload: there is no store to fetch from")
     _refuse_live(run)
-    lives = persist(CheckpointStore(url, run.name).lives)
+    lives = _ask(CheckpointStore(url, run.name).lives, url, tell)
     chosen = _choose(run, life, lives, tell)
     store = CheckpointStore(url, run.name, chosen)
-    there = persist(store.steps)
+    there = _ask(store.steps, store.url, tell)
     faults = []
     for one in (one for one in reversed(there) if step in (None, one)):
         _refuse_good(step_directory(run.checkpoints, one))
         try:
-            return persist(lambda one=one: store.fetch(one, Path(run.checkpoints).resolve()))  # type: ignore[misc]
+            return store.fetch(one, Path(run.checkpoints).resolve(), partial(persist, tell=tell))
+        except LocalDiskError:
+            raise
         except CheckpointError as error:
             faults.append(str(error))
     listed = "\n  ".join(faults) or f"it has {', '.join(map(str, there)) or 'none'}"
@@ -49,6 +55,16 @@ def fetch(
     hint = f"\nOther lives of this run's name there: {others}: name one with --life" if others else ""
     wanted = "checkpoint" if step is None else f"step {step}"
     raise CheckpointError(f"{store.url}: no {wanted} to fetch: {listed}{hint}")
+
+
+def _ask(action: Callable[[], Answer], url: str, tell: Callable[[str], None]) -> Answer:
+    """Ask the store, more than once where it fails. Raises CheckpointError."""
+    try:
+        return persist(action, tell)
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - each store has errors of its own
+        raise CheckpointError(f"{url}: cannot be read: {type(error).__name__}: {error}") from None
 
 
 def _choose(run: RunDirectory, asked: str | None, lives: list[str], tell: Callable[[str], None]) -> str:

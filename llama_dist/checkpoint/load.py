@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from llama_dist.checkpoint.fit import cut, mismatch, superfluous
 from llama_dist.checkpoint.manifest import CheckpointError, Manifest, read_manifest
 from llama_dist.checkpoint.newest_good import Found, agree_on_newest_good, gather_faults
 from llama_dist.checkpoint.node_copies import carry_out, close_directory, open_directory
@@ -19,8 +20,6 @@ from llama_dist.parallel.engine import STATES, Engine, StatePartition
 from llama_dist.runtime.process_group import all_gather_json
 
 __all__ = ["Found", "agree_on_newest_good", "find_newest_good", "load_into", "load_weights"]
-
-_MOST_FAULTS_TOLD = 12
 
 
 def load_into(
@@ -60,23 +59,14 @@ def load_weights(directory: Path) -> tuple[Manifest, dict[str, torch.Tensor]]:
 def _check_fit(partitions: list[StatePartition], found: Found, model_config: Mapping[str, Any]) -> None:
     """Collective. Raise CheckpointError unless the checkpoint has the model's parameters and no others."""
     manifest = found.manifest
-    mismatches = [fault for one in partitions if (fault := _mismatch(one, manifest))]
+    mismatches = [fault for one in partitions if (fault := mismatch(one.name, one.shape, manifest))]
     told: list[Any] = all_gather_json([mismatches, [one.name for one in partitions]])
     held = {name for _, names in told for name in names}
     faults = sorted({fault for of_rank, _ in told for fault in of_rank})
-    faults += [f"{name}: the checkpoint has it, the model does not" for name in sorted(manifest.tensors.keys() - held)]
+    faults += superfluous(held, manifest)
     if faults:
-        faults = _cut(faults) + _differing_fields(model_config, manifest.config.get("model"))
+        faults = cut(faults) + _differing_fields(model_config, manifest.config.get("model"))
         raise CheckpointError(f"{found.directory} does not fit this model:\n  " + "\n  ".join(faults))
-
-
-def _mismatch(partition: StatePartition, manifest: Manifest) -> str | None:
-    record = manifest.tensors.get(partition.name)
-    if record is None:
-        return f"{partition.name}: the model has it, the checkpoint does not"
-    if record.shape != partition.shape:
-        return f"{partition.name}: the model has shape {partition.shape}, the checkpoint {record.shape}"
-    return None
 
 
 def _differing_fields(here: Mapping[str, Any], there: Any) -> list[str]:
@@ -132,9 +122,4 @@ def _together(found: Found, what: str, action: Callable[[], None]) -> None:
 def _raise_together(found: Found, what: str, faults: Iterable[str | None]) -> None:
     everywhere = gather_faults(found.placement.nodes, [fault for fault in faults if fault])
     if everywhere:
-        raise CheckpointError(f"{found.directory} {what}:\n  " + "\n  ".join(_cut(everywhere)))
-
-
-def _cut(faults: list[str]) -> list[str]:
-    more = len(faults) - _MOST_FAULTS_TOLD
-    return faults if more <= 0 else [*faults[:_MOST_FAULTS_TOLD], f"and {more} more"]
+        raise CheckpointError(f"{found.directory} {what}:\n  " + "\n  ".join(cut(everywhere)))

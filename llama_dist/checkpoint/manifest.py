@@ -5,6 +5,7 @@ tensor. Imports no torch, so that the launcher can ask which checkpoints there a
 """
 
 import json
+import math
 import os
 import re
 import stat
@@ -114,6 +115,9 @@ class Progress:
     life: str = ""
     """Which life of its name the run was in; empty in an imported checkpoint, or of a run that had none."""
 
+    former_save_seconds: float | None = None
+    """Time that the save before this one took, so that the next attempt can leave before its limit; None if unknown."""
+
 
 @dataclass(frozen=True)
 class Manifest(Progress):
@@ -219,7 +223,7 @@ def parse_manifest(content: bytes, directory: Path) -> Manifest:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path}: is not JSON: the file was cut or overwritten") from None
     version = values.get("version") if isinstance(values, dict) else None
-    if version not in _READABLE_VERSIONS:
+    if type(version) is not int or version not in _READABLE_VERSIONS:
         raise CheckpointError(f"{path}: format version {version!r}, this program reads {_READABLE_VERSIONS}")
     stated = values.pop("checksum", None)
     found = _checksum_of(values)
@@ -322,6 +326,8 @@ def _from_values(values: dict[str, Any]) -> Manifest:
         for name, record in values["tensors"].items()
     }
     plain = {one.name: values[one.name] for one in fields(Manifest) if one.name in values}
+    if not math.isfinite(plain.get("held_out_loss") or 0.0):
+        plain["held_out_loss"] = None  # an overflow of the evaluation; it compares with nothing
     manifest = Manifest(**plain | {"scalars": values["scalars"], "files": files, "tensors": tensors})
     states = tuple(manifest.states)
     if manifest.kind not in get_args(SaveKind) or states[:1] != MASTER_AND_MOMENTS[:1]:

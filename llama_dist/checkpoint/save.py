@@ -1,6 +1,6 @@
-"""Writes a checkpoint and waits for it: of an engine over all ranks, or of tensors that one process brings.
+"""What a rank's file of a run holds, and a checkpoint of whole tensors that one process brings.
 
-A run saves beside its training instead (`writer.py`); the transaction is the same.
+A run saves beside its training (`writer.py`); the transaction is the same.
 """
 
 import itertools
@@ -12,37 +12,13 @@ import torch
 from llama_dist.checkpoint.disk import write_synced
 from llama_dist.checkpoint.manifest import FileRecord, Progress, TensorRecord, step_directory
 from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out
-from llama_dist.checkpoint.retention import Retention
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
 from llama_dist.checkpoint.tensor_file import tensor_key
 from llama_dist.checkpoint.transaction import Contents, Range, index_of, point_latest, write_transaction
-from llama_dist.config import CheckpointConfig
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 
 PART_BYTES = 1 << 30
 """Size from which on `write_checkpoint` begins the next file."""
-
-
-def save_checkpoint(
-    checkpoints: Path, engine: Engine, progress: Progress, *, tokenizer: bytes, keep_last: int
-) -> str | None:
-    """Collective. Write the checkpoint of `progress.step`, then remove all but the newest `keep_last`.
-
-    `tokenizer` is the content of its file. Answers what could not be tidied up after the checkpoint was written, or
-    None. Raises CheckpointError on every rank if any rank failed to write; what was there before is untouched.
-    """
-    group = SaveGroup.of_all_ranks()
-    owned = owned_partitions(engine)
-    ranges = group.gather(ranges_of(owned))
-
-    def write_file(directory: Path) -> list[FileRecord]:
-        return [write_live(directory / rank_file_name(group.rank), layout_of(owned), owned, group.host)]
-
-    contents = Contents(progress, engine.scalars(), tokenizer)
-    write_transaction(checkpoints, group, contents, write_file, lambda: index_of(ranges))
-    untidy = attempt(tidy_up, checkpoints, progress.step, keep_last) if group.is_leader else {}
-    error = group.gather(untidy.get("error"))[0]
-    return f"step {progress.step} is saved, but older files could not be removed: {error}" if error else None
 
 
 def write_checkpoint(
@@ -111,13 +87,6 @@ def live_tensors(owned: Sequence[StatePartition]) -> Iterator[torch.Tensor]:
 def write_live(path: Path, layout: FileLayout, owned: Sequence[StatePartition], host: str) -> FileRecord:
     """Write a rank's file straight from the live tensors, which must stand still meanwhile."""
     return FileRecord(path.name, *write_synced(path, chunks_of(layout, live_tensors(owned))), host)
-
-
-def tidy_up(checkpoints: Path, newest_step: int, keep_last: int) -> None:
-    """Leaders only. Point `latest` at the checkpoint just written, and remove all but `keep_last` up to it."""
-    point_latest(checkpoints, step_directory(checkpoints, newest_step))
-    policy = CheckpointConfig(keep_last=keep_last)
-    Retention(checkpoints, policy, lambda _: True).remove_superseded(newest_step)
 
 
 def _parts(

@@ -44,12 +44,6 @@ class SaveGroup:
         return cls(World(0, 0, 1), is_leader=True, host=socket.gethostname(), gather=lambda value: [value])
 
     @classmethod
-    def of_all_ranks(cls) -> "SaveGroup":
-        """The ranks of the default process group, over one disk."""
-        rank, size = distributed.get_rank(), distributed.get_world_size()
-        return cls(World(rank, rank, size), is_leader=rank == 0, host=socket.gethostname(), gather=all_gather_json)
-
-    @classmethod
     def beside_training(cls, world: World, timeout_seconds: float, *, is_shared: bool) -> "SaveGroup":
         """Collective. The ranks of a run over a process group of their own, which no collective of the training meets.
 

@@ -1,9 +1,12 @@
-"""The checkpoints of one life of a run in a store behind an fsspec URL: copies there and back. Retries nothing."""
+"""The checkpoints of one life of a run in a store behind an fsspec URL: copies there and back. Decides on no retry."""
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -14,6 +17,16 @@ from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.config.run_life import is_life
 
 _FETCHING = ".fetching_"
+_ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
+
+
+class LocalDiskError(CheckpointError):
+    """The disk that a copy was fetched to refuses. Another copy would meet the same."""
+
+
+def _once(action: Callable[[], None]) -> None:
+    action()
 
 
 class CheckpointStore:
@@ -75,21 +88,28 @@ class CheckpointStore:
         has_steps = any(step_of_name(name) is not None for name in names)
         return ([""] if has_steps else []) + sorted(name for name in names if is_life(name))
 
-    def fetch(self, step: int, checkpoints: Path) -> Path:
+    def fetch(self, step: int, checkpoints: Path, persist: Callable[[Callable[[], None]], None] = _once) -> Path:
         """Copy a checkpoint to the local disk, verify it and move it into place; answers its directory.
 
-        What has its place is set aside. Raises CheckpointError if it is not whole; then nothing is left of it.
+        What has its place is set aside. `persist` copies one file, and may try again. Raises CheckpointError if the
+        copy is not whole or does not come, LocalDiskError where it cannot be put down; then nothing is left of it.
         """
+        try:
+            return self._fetch(step, checkpoints, persist)
+        except OSError as error:
+            raise LocalDiskError(f"{error.filename or checkpoints}: {error.strerror}: free or mend the disk") from None
+
+    def _fetch(self, step: int, checkpoints: Path, persist: Callable[[Callable[[], None]], None]) -> Path:
         target = step_directory(checkpoints, step)
         staging = checkpoints / f"{_FETCHING}{step:08d}"
         checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
         try:
-            self._get(MANIFEST_NAME, target.name, staging)
+            self._bring(MANIFEST_NAME, target.name, staging, persist)
             manifest = parse_manifest((staging / MANIFEST_NAME).read_bytes(), target)
             for record in manifest.files:
-                self._get(record.name, target.name, staging)
+                self._bring(record.name, target.name, staging, persist)
             faults = verify_checkpoint(staging)
             if faults:
                 raise CheckpointError(f"{self.url}/{target.name} is damaged:\n  " + "\n  ".join(faults))
@@ -106,15 +126,34 @@ class CheckpointStore:
         self._filesystem.invalidate_cache()
         try:
             return [entry.rstrip("/").rsplit("/", 1)[-1] for entry in self._filesystem.ls(self._root, detail=False)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def _get(self, name: str, step: str, directory: Path) -> None:
+    def _bring(self, name: str, step: str, directory: Path, persist: Callable[[Callable[[], None]], None]) -> None:
         path = directory / name
-        self._filesystem.get_file(f"{self._root}/{step}/{name}", str(path))
+        try:
+            persist(partial(self._get, f"{step}/{name}", path))
+        except CheckpointError:
+            raise
+        except Exception as error:  # noqa: BLE001 - each store has errors of its own
+            raise CheckpointError(
+                f"{self.url}/{step}/{name}: cannot be copied: {type(error).__name__}: {error}"
+            ) from None
         path.chmod(0o600)
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
+
+    def _get(self, there: str, path: Path) -> None:
+        try:
+            self._filesystem.get_file(f"{self._root}/{there}", str(path))
+        except _ABSENT:
+            raise CheckpointError(f"{self.url}: lacks {there}") from None
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                raise LocalDiskError(f"{path}: {error.strerror}: free or mend the disk") from None
+            raise
+        if not path.is_file():  # a directory of that name is copied as an empty one
+            raise CheckpointError(f"{self.url}: lacks {there}")
 
 
 def _free_name(directory: Path) -> Path:

@@ -195,14 +195,16 @@ class Uploader:
             time.sleep(_POLL_SECONDS if time.monotonic() + _POLL_SECONDS < deadline else 0.0)
 
 
-def persist(action: Callable[[], Answer]) -> Answer:
-    """Try again what a store refuses, with growing waits; raise what the last attempt met."""
+def persist(action: Callable[[], Answer], tell: Callable[[str], None] = lambda _: None) -> Answer:
+    """Try again what a store refuses, with growing waits, and tell each; raise what the last attempt met."""
     for attempt in range(_NUM_ATTEMPTS - 1):
         try:
             return action()
         except (CheckpointError, FencedError):
             raise  # what arrived is damaged, or the attempt is over: once more would bring the same
-        except Exception:  # noqa: BLE001 - each store has errors of its own
+        except Exception as error:  # noqa: BLE001 - each store has errors of its own
             longest = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0**attempt)
-            time.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            seconds = longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+            tell(f"the store failed ({type(error).__name__}: {error}): trying again in {seconds:.1f} s")
+            time.sleep(seconds)
     return action()

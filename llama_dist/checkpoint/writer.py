@@ -58,7 +58,7 @@ class CheckpointWriter:
         self._outcome: Written | BaseException | None = None
         self._began_at: float | None = None
         self.last_seconds: float | None = None
-        """From the last snapshot to the existence of its checkpoint, on this rank; None before the first."""
+        """From the last snapshot to the existence of its checkpoint, on the slowest rank; None before the first."""
 
     @property
     def is_writing(self) -> bool:
@@ -159,8 +159,9 @@ class CheckpointWriter:
         except Exception as error:  # noqa: BLE001 - the checkpoint exists: nothing after it may fail the run
             alerts = [f"{type(error).__name__}: {error}"]
         # The ranks end together: one that is still copying is waited for here, and not in a collective of the training.
-        told = {alert for of_rank in self._group.gather(alerts) for alert in of_rank}
-        return Written(step, sorted(told))
+        seconds, alerts_of_ranks = zip(*self._group.gather([self.last_seconds, alerts]), strict=True)
+        self.last_seconds = max(seconds)
+        return Written(step, sorted({alert for of_rank in alerts_of_ranks for alert in of_rank}))
 
     def _write_from(self, buffer: StagingBuffer) -> WriteFiles:
         def write_file(directory: Path) -> list[FileRecord]:

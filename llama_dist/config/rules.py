@@ -133,7 +133,7 @@ def _best_can_be_measured(config: RunConfig, _world_size: int) -> str | None:
         return (
             f"checkpoint.keep_best {checkpoint.keep_best}: evaluation.interval_steps {evaluation} and "
             f"checkpoint.interval_steps {checkpoint.interval_steps} first meet at step {meets_every} of "
-            f"{config.train.num_steps}: make one a multiple of the other"
+            f"{config.train.num_steps}: make one a multiple of the other, or checkpoint.keep_best 0"
         )
     return None
 

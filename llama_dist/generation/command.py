@@ -9,13 +9,15 @@ from typing import Any
 import torch
 
 from data_pipeline.tokenizer import Tokenizer
+from llama_dist.checkpoint.fit import check_shapes, has_tokenizer
 from llama_dist.checkpoint.load import find_newest_good, load_weights
-from llama_dist.checkpoint.manifest import MANIFEST_NAME, TOKENIZER_NAME
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, TOKENIZER_NAME, read_manifest
 from llama_dist.config import RunDirectory, parse_run_config
 from llama_dist.generation.errors import GenerationError
 from llama_dist.generation.generate import GeneratedToken, generate_tokens
 from llama_dist.generation.sample import Sampling
 from llama_dist.model import Llama
+from llama_dist.model.shapes import shapes_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def answer(request: Request) -> Answer:
     """Load the checkpoint and generate. Raises a ReportedError for anything that the user can mend."""
     directory = find_checkpoint(request.checkpoint)
     model, step = load_model(directory)
-    tokenizer = _load_tokenizer(request.tokenizer or directory / TOKENIZER_NAME, model)
+    tokenizer = _load_tokenizer(request.tokenizer or _own_tokenizer(directory), model)
     tokens = tuple(
         generate_tokens(
             model,
@@ -102,6 +104,7 @@ def load_model(directory: Path) -> tuple[Llama, int]:
     """Verify and load one checkpoint; return its model, in fp32 on the GPU where there is one, and its step."""
     manifest, weights = load_weights(directory)
     config = parse_run_config(manifest.config, where=f"{directory / MANIFEST_NAME}: config")
+    check_shapes(directory, manifest, shapes_of(config.model))
     with torch.device("meta"):
         model = Llama(config.model)
     model.load_state_dict(weights, assign=True)
@@ -121,6 +124,13 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     ids = tokenizer.encode(prompt)
     boundary = tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
     return ids or ([] if boundary is None else [boundary])
+
+
+def _own_tokenizer(directory: Path) -> Path:
+    path = directory / TOKENIZER_NAME
+    if not has_tokenizer(read_manifest(directory)):
+        raise GenerationError(f"{path}: the checkpoint holds no tokenizer: name the run's own with --tokenizer")
+    return path
 
 
 def _load_tokenizer(path: Path, model: Llama) -> Tokenizer:

@@ -15,8 +15,10 @@ from llama_dist.interop.deepspeed_save import read_ranks
 from llama_dist.interop.errors import ExchangeError
 from llama_dist.interop.first_checkpoint import (
     FirstState,
+    HoldRun,
     NamedState,
     directory_of_new_run,
+    make_directory,
     read_json,
     tokenizer_of_run,
     write_first_checkpoint,
@@ -46,6 +48,7 @@ def import_from_deepspeed(
     revision: str,
     *,
     ignore_tokenizer: bool = False,
+    hold: HoldRun = make_directory,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write the state as step 0 of the run; answers the checkpoint's directory, and tells what was found.
@@ -63,7 +66,7 @@ def import_from_deepspeed(
     names = _match(found, module, config.model, files.tag)
     tell(f"{files.tag}: {found.description}")
     state = FirstState(_tensors(found, names), found.states, found.scalars)
-    return write_first_checkpoint(run, config, revision, state, tokenizer)
+    return write_first_checkpoint(run, config, revision, state, tokenizer, hold)
 
 
 def our_name(theirs: str) -> str:

@@ -15,14 +15,17 @@ from safetensors import SafetensorError
 
 from data_pipeline.tokenizer import Tokenizer
 from llama_dist.checkpoint.disk import sync_directory
+from llama_dist.checkpoint.fit import check_shapes, has_tokenizer
 from llama_dist.checkpoint.manifest import TOKENIZER_NAME, CheckpointError, Manifest, read_manifest
 from llama_dist.checkpoint.range_reader import Wanted, read_ranges
+from llama_dist.checkpoint.regular_file import read_regular
 from llama_dist.checkpoint.verify import verify_checkpoint
-from llama_dist.config import parse_run_config
+from llama_dist.config import ModelConfig, parse_run_config
 from llama_dist.interop.errors import ExchangeError
 from llama_dist.interop.hf_config import hf_config
 from llama_dist.interop.hf_names import to_hf
 from llama_dist.interop.hf_tokenizer import tokenizer_files
+from llama_dist.model.shapes import shapes_of
 from llama_dist.parallel.engine import STATES
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -56,7 +59,10 @@ def export_to_hf(wanted: Export) -> Path:
     if faults:
         raise CheckpointError("the checkpoint is damaged:\n  " + "\n  ".join(faults))
     manifest = read_manifest(wanted.checkpoint)
-    files = _small_files(wanted, manifest)
+    model = parse_run_config(manifest.config, where=f"{wanted.checkpoint}: config").model
+    check_shapes(wanted.checkpoint, manifest, shapes_of(model))
+    tokenizer = _tokenizer(wanted.checkpoint, manifest) if wanted.with_tokenizer else None
+    files = _small_files(model, tokenizer, wanted.precision)
     staging = wanted.output.with_name(f".{wanted.output.name}.new")
     try:
         shutil.rmtree(staging, ignore_errors=True)
@@ -65,7 +71,7 @@ def export_to_hf(wanted: Export) -> Path:
         for name, values in files.items():
             (staging / name).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if wanted.with_tokenizer:
-            shutil.copyfile(wanted.checkpoint / TOKENIZER_NAME, staging / TOKENIZER_NAME)
+            (staging / TOKENIZER_NAME).write_bytes(read_regular(wanted.checkpoint / TOKENIZER_NAME))
         _sync(staging)
         staging.rename(wanted.output)
     except OSError as error:
@@ -79,23 +85,19 @@ def export_to_hf(wanted: Export) -> Path:
     return wanted.output
 
 
-def _small_files(wanted: Export, manifest: Manifest) -> dict[str, Any]:
-    model = parse_run_config(manifest.config, where=f"{wanted.checkpoint}: config").model
-    tokenizer = _tokenizer(wanted.checkpoint) if wanted.with_tokenizer else None
+def _small_files(model: ModelConfig, tokenizer: Tokenizer | None, precision: str) -> dict[str, Any]:
     ids = {
         "bos_token_id": tokenizer.bos_id if tokenizer else None,
         "eos_token_id": tokenizer.eos_id if tokenizer else None,
     }
-    config = hf_config(
-        model, dtype=_TYPE_NAMES[wanted.precision], bos_id=ids["bos_token_id"], eos_id=ids["eos_token_id"]
-    )
+    config = hf_config(model, dtype=_TYPE_NAMES[precision], bos_id=ids["bos_token_id"], eos_id=ids["eos_token_id"])
     files: dict[str, Any] = {"config.json": config, "generation_config.json": {"_from_model_config": True, **ids}}
     return files | (tokenizer_files(tokenizer) if tokenizer else {})
 
 
-def _tokenizer(checkpoint: Path) -> Tokenizer:
+def _tokenizer(checkpoint: Path, manifest: Manifest) -> Tokenizer:
     path = checkpoint / TOKENIZER_NAME
-    if not path.is_file():
+    if not has_tokenizer(manifest):
         raise ExchangeError(
             f"{path}: the checkpoint holds no tokenizer: add --no-tokenizer to export the weights alone"
         )
@@ -104,7 +106,7 @@ def _tokenizer(checkpoint: Path) -> Tokenizer:
 
 def _write_weights(wanted: Export, manifest: Manifest, directory: Path) -> dict[str, Any]:
     """Write the tensors file by file; answers the index that says which file has which."""
-    parts = list(_parts(manifest, int(wanted.max_file_gb * _BYTES_PER_GB), _TYPES[wanted.precision].itemsize))
+    parts = list(_parts(manifest, wanted.max_file_gb * _BYTES_PER_GB, _TYPES[wanted.precision].itemsize))
     index = {}
     for number, names in enumerate(parts, start=1):
         file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
@@ -120,7 +122,7 @@ def _write_weights(wanted: Export, manifest: Manifest, directory: Path) -> dict[
     return {"metadata": {"total_size": num_bytes}, "weight_map": index}
 
 
-def _parts(manifest: Manifest, most_bytes: int, item_bytes: int) -> Iterator[list[str]]:
+def _parts(manifest: Manifest, most_bytes: float, item_bytes: int) -> Iterator[list[str]]:
     """Yield the parameters of each file: one at least, and no more than fit."""
     part: list[str] = []
     num_bytes = 0

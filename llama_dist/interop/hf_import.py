@@ -13,7 +13,9 @@ from llama_dist.config import RunConfig
 from llama_dist.interop.errors import ExchangeError
 from llama_dist.interop.first_checkpoint import (
     FirstState,
+    HoldRun,
     directory_of_new_run,
+    make_directory,
     read_json,
     tokenizer_of_run,
     write_first_checkpoint,
@@ -22,10 +24,12 @@ from llama_dist.interop.hf_config import check_fits
 from llama_dist.interop.hf_names import from_hf
 from llama_dist.interop.parameter_fit import check_parameters
 
-_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+_TYPES = ("F32", "BF16", "F16")  # as safetensors names them
 
 
-def import_from_hf(source: Path, config: RunConfig, revision: str, *, ignore_tokenizer: bool = False) -> Path:
+def import_from_hf(
+    source: Path, config: RunConfig, revision: str, *, ignore_tokenizer: bool = False, hold: HoldRun = make_directory
+) -> Path:
     """Write the weights as step 0 of the run; answers the checkpoint's directory. Moments begin at zero.
 
     Raises ExchangeError where source and run do not fit or the run has checkpoints already, CheckpointError where a
@@ -46,7 +50,7 @@ def import_from_hf(source: Path, config: RunConfig, revision: str, *, ignore_tok
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         names = check_parameters(shapes, config.model, from_hf, source, spare=spare)
         weights = ((ours, "fp32", tensors[theirs].read()) for ours, theirs in names.items())
-        return write_first_checkpoint(run, config, revision, FirstState(weights, ("fp32",)), tokenizer)
+        return write_first_checkpoint(run, config, revision, FirstState(weights, ("fp32",)), tokenizer, hold)
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,6 @@ class _Stored:
     def read(self) -> torch.Tensor:
         """The tensor in fp32."""
         tensor: torch.Tensor = self.file.get_tensor(self.name)
-        if tensor.dtype not in _TYPES:
-            raise ExchangeError(f"{self.path}: {self.name} is {tensor.dtype}: needs fp32, bf16 or fp16")
         return tensor.to(torch.float32)
 
 
@@ -75,6 +77,8 @@ def _open(stack: ExitStack, source: Path) -> dict[str, _Stored]:
         raise ExchangeError(f"{source}: holds no .safetensors file{hint}")
     tensors: dict[str, _Stored] = {}
     for path in files:
+        if not path.is_file():  # a pipe would keep the reader waiting for ever
+            raise ExchangeError(f"{path}: is no regular file: remove it, or put the model's own there")
         try:
             opened = stack.enter_context(safe_open(path, framework="pt"))
             names = list(opened.keys())
@@ -83,5 +87,8 @@ def _open(stack: ExitStack, source: Path) -> dict[str, _Stored]:
         for name in names:
             if name in tensors:
                 raise ExchangeError(f"{path}: {name} is in another file as well: remove one of them")
-            tensors[name] = _Stored(path, opened, name, tuple(opened.get_slice(name).get_shape()))
+            header = opened.get_slice(name)
+            if header.get_dtype() not in _TYPES:
+                raise ExchangeError(f"{path}: {name} is {header.get_dtype()}: needs F32, BF16 or F16")
+            tensors[name] = _Stored(path, opened, name, tuple(header.get_shape()))
     return tensors

@@ -6,16 +6,23 @@ from pathlib import Path
 from llama_dist.config import RunConfig
 from llama_dist.interop.deepspeed_folder import is_deepspeed
 from llama_dist.interop.deepspeed_import import import_from_deepspeed
+from llama_dist.interop.first_checkpoint import HoldRun, make_directory
 from llama_dist.interop.hf_import import import_from_hf
 
 
 def import_model(
-    source: Path, config: RunConfig, revision: str, *, ignore_tokenizer: bool, tell: Callable[[str], None]
+    source: Path,
+    config: RunConfig,
+    revision: str,
+    *,
+    ignore_tokenizer: bool,
+    tell: Callable[[str], None],
+    hold: HoldRun = make_directory,
 ) -> Path:
-    """Make what `source` holds the first checkpoint of the run; answers its directory.
+    """Make what `source` holds the first checkpoint of the run; answers its directory. Holds the run while it writes.
 
     Raises ExchangeError where source and run do not fit, CheckpointError where a file is damaged or the disk refuses.
     """
     if is_deepspeed(source):
-        return import_from_deepspeed(source, config, revision, ignore_tokenizer=ignore_tokenizer, tell=tell)
-    return import_from_hf(source, config, revision, ignore_tokenizer=ignore_tokenizer)
+        return import_from_deepspeed(source, config, revision, ignore_tokenizer=ignore_tokenizer, tell=tell, hold=hold)
+    return import_from_hf(source, config, revision, ignore_tokenizer=ignore_tokenizer, hold=hold)

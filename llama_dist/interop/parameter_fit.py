@@ -3,20 +3,12 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import torch
-
 from llama_dist.config import ModelConfig
 from llama_dist.interop.errors import ExchangeError
 from llama_dist.interop.hf_names import to_hf
-from llama_dist.model import Llama
+from llama_dist.model.shapes import shapes_of
 
 _MOST_FAULTS_TOLD = 12
-
-
-def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the run's model, by our names."""
-    with torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in Llama(model).named_parameters()}
 
 
 def check_parameters(

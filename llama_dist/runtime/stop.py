@@ -15,9 +15,14 @@ from llama_dist.exit_codes import ExitCode
 # A scheduler and the supervisor may both signal a rank for one and the same stop.
 _ECHO_SECONDS = 1.0
 
+_SHORTEST_TIMER_SECONDS = 0.001  # 0 would disarm it
+
 
 class StopAskedError(BaseException):
-    """A stop was asked for inside `StopRequest.interrupts`. No Exception: nothing that retries may catch it."""
+    """A stop was asked for, or the time was over, inside `StopRequest.interrupts`.
+
+    No Exception: nothing that retries may catch it.
+    """
 
 
 class StopRequest:
@@ -30,6 +35,9 @@ class StopRequest:
     def __init__(self) -> None:
         self.asked_at: float | None = None
         """`time.monotonic()` of the first signal to stop."""
+
+        self.limit_is_reached = False
+        """Whether the time that was given to `interrupts` has passed inside it."""
 
         self._save_is_asked = False
         self._interrupts = True
@@ -61,18 +69,24 @@ class StopRequest:
         return is_asked
 
     @contextlib.contextmanager
-    def interrupts(self) -> Iterator[None]:
+    def interrupts(self, limit_seconds: float | None = None) -> Iterator[None]:
         """Let a stop break off what waits inside, by StopAskedError, also one that was asked for before.
 
-        Only around what may be broken off anywhere and calls no collective: the wait for data.
+        The same after `limit_seconds`; with them, main thread only. Only around what may be broken off anywhere and
+        calls no collective: the wait for data.
         """
         self._interrupts = True
         try:
+            if limit_seconds is not None:
+                signal.signal(signal.SIGALRM, self._receive_limit)
+                signal.setitimer(signal.ITIMER_REAL, max(limit_seconds, _SHORTEST_TIMER_SECONDS))
             if self.is_made:
                 raise StopAskedError
             yield
         finally:
             self._interrupts = False
+            if limit_seconds is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _receive_stop(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked_at is None:
@@ -81,6 +95,11 @@ class StopRequest:
                 raise StopAskedError
         elif self.seconds_ago >= _ECHO_SECONDS:
             os._exit(ExitCode.STOPPED)  # what is being saved is left unfinished, the checkpoint before it stands
+
+    def _receive_limit(self, _number: int, _frame: FrameType | None) -> None:
+        if self._interrupts:
+            self.limit_is_reached = True
+            raise StopAskedError
 
     def _receive_save(self, _number: int, _frame: FrameType | None) -> None:
         self._save_is_asked = True

@@ -4,6 +4,7 @@ Each rank says what it was asked and how long its saves take; one small collecti
 all ranks see the same numbers and decide alike.
 """
 
+import math
 import time
 from collections import deque
 from dataclasses import astuple, dataclass, replace
@@ -20,6 +21,10 @@ from llama_dist.train.save_request import SaveRequest
 
 # A save takes longer than the last one now and then; a limit that is missed costs the whole save.
 _SAVE_TIME_MARGIN = 1.5
+
+# Of the wall-clock limit, what a save may be guessed to take that was not measured yet: the rest is there to train.
+_LARGEST_GUESS = 0.25
+
 _SECONDS_PER_MINUTE = 60.0
 _NUM_STEPS_REMEMBERED = 100
 
@@ -34,7 +39,7 @@ class Vote:
     seconds_since_asked: float = 0.0
 
     limit_is_near: float = 0.0
-    """1 where the attempt must save now to have left before its wall-clock limit. Rank 0's clock decides."""
+    """1 where the attempt must save now to have left before its wall-clock limit, by the clock of any rank."""
 
     save_is_asked: float = 0.0
     """1 where a person asked for a checkpoint."""
@@ -84,11 +89,6 @@ def _decide_stop(vote: Vote, seconds_left: float) -> Decision:
     return Decision("stop", leave=True, because=why, how=f"{grace}{takes}: saving now")
 
 
-def limit_is_near(seconds_left: float, step_seconds: float, save_seconds: float) -> bool:
-    """Whether one more step, and the save after it, might end past the limit."""
-    return seconds_left < step_seconds + _SAVE_TIME_MARGIN * save_seconds
-
-
 class Decisions:
     """Collects this rank's vote and takes the decision of all. Collective."""
 
@@ -98,7 +98,8 @@ class Decisions:
         self._config, self._stop, self._keeper, self._request = config, stop, keeper, request
         self._is_rank_0 = attempt.world.rank == 0
         limit = config.supervision.wall_clock_limit_minutes
-        self._must_have_left_at = None if limit is None else attempt.started + limit * _SECONDS_PER_MINUTE
+        self._limit_seconds = math.inf if limit is None else limit * _SECONDS_PER_MINUTE
+        self._must_have_left_at = None if limit is None else attempt.started + self._limit_seconds
         self._last_save_at = time.monotonic()
         self._step_began_at: float | None = None
         self._step_seconds: deque[float] = deque([0.0], maxlen=_NUM_STEPS_REMEMBERED)
@@ -117,13 +118,23 @@ class Decisions:
         self._last_save_at = time.monotonic()
 
     def any_stop(self) -> bool:
-        """Collective. Whether any rank was asked to stop: asked between the parts of what takes long."""
-        return bool(_largest_of_all(Vote(stop_is_asked=float(self._stop.is_made))).stop_is_asked)
+        """Collective. Whether any rank must stop, asked to or near the limit: asked between the parts of what takes
+        long."""
+        mine = Vote(stop_is_asked=float(self._stop.is_made), limit_is_near=self._limit_is_near(time.monotonic()))
+        everyone = _largest_of_all(mine)
+        return bool(everyone.stop_is_asked or everyone.limit_is_near)
+
+    def seconds_until_limit(self) -> float | None:
+        """Time until the wall-clock limit is near: one that waits longer must be woken. None without a limit."""
+        if self._must_have_left_at is None:
+            return None
+        return self._must_have_left_at - time.monotonic() - self._seconds_to_leave()
 
     def _vote(self, now: float) -> Vote:
         vote = Vote(
             stop_is_asked=float(self._stop.is_made),
             seconds_since_asked=self._stop.seconds_ago,
+            limit_is_near=self._limit_is_near(now),
             save_is_asked=float(self._stop.take_save_request()),
             save_seconds=self._keeper.last_save_seconds or 0.0,
             write_seconds_left=self._keeper.write_seconds_left,
@@ -133,15 +144,32 @@ class Decisions:
     def _with_clocks(self, vote: Vote, now: float) -> Vote:
         minutes = self._config.checkpoint.interval_minutes
         is_over = minutes is not None and now - self._last_save_at >= minutes * _SECONDS_PER_MINUTE
-        is_near = self._must_have_left_at is not None and limit_is_near(
-            self._must_have_left_at - now, max(self._step_seconds), vote.write_seconds_left + vote.save_seconds
-        )
         return replace(
             vote,
-            limit_is_near=float(is_near),
             save_is_asked=float(vote.save_is_asked or self._request.take()),
             interval_is_over=float(is_over),
         )
+
+    def _limit_is_near(self, now: float) -> float:
+        if self._must_have_left_at is None:
+            return 0.0
+        is_near = self._must_have_left_at - now < self._seconds_to_leave()
+        return float(is_near or self._stop.limit_is_reached)
+
+    def _seconds_to_leave(self) -> float:
+        """Time for one more step, and the saves after it."""
+        save_seconds = self._keeper.write_seconds_left + self._expected_save_seconds()
+        return max(self._step_seconds) + _SAVE_TIME_MARGIN * save_seconds
+
+    def _expected_save_seconds(self) -> float:
+        """Time that the last save took; before the first of this attempt, the run's last, or half of what a stop may
+        take."""
+        measured = self._keeper.last_save_seconds
+        if measured is not None:
+            return measured
+        former = self._keeper.former_save_seconds
+        guess = self._config.supervision.stop_grace_seconds / 2 if former is None else former
+        return min(guess, _LARGEST_GUESS * self._limit_seconds)
 
 
 def _largest_of_all(vote: Vote) -> Vote:

@@ -52,7 +52,7 @@ class HeldOutText:
     ) -> dict[str, float] | None:
         """Collective. Mean cross-entropy of each set in nats; every label counts once whatever the replicas.
 
-        None where a stop was asked for meanwhile: `any_stop` is collective, and asked before each set.
+        None where the run must stop meanwhile: `any_stop` is collective, and asked before each set.
         `on_micro_batch` counts over all sets.
         """
         losses: dict[str, float] = {}

@@ -81,6 +81,9 @@ class CheckpointKeeper:
         self.newest_step: int | None = None
         """Step of the newest checkpoint that is known to exist: restored, or written and waited for."""
 
+        self.former_save_seconds: float | None = None
+        """How long a save of this run took before this attempt, as its newest checkpoint says; None if it does not."""
+
         self._retention = Retention(self._directory, config.checkpoint, is_uploaded, fence)
         self._uploader = _open_uploader(config.checkpoint, (run.name, self._life), group, fence)
         self._alerts: list[str] = []
@@ -93,7 +96,7 @@ class CheckpointKeeper:
 
     @property
     def last_save_seconds(self) -> float | None:
-        """How long the last save took on this rank, from its snapshot to its existence; None before the first."""
+        """How long the last save took, from its snapshot to its existence; None before the first of this attempt."""
         return self._writer.last_seconds
 
     @property
@@ -169,7 +172,7 @@ class CheckpointKeeper:
             self._stream.check_state(state)
             consumed_samples = state.consumed_samples
         load_into(engine, found, model_config=dump_config(self._config)["model"], tell=tell)
-        self.newest_step = manifest.step
+        self.newest_step, self.former_save_seconds = manifest.step, manifest.former_save_seconds
         self._retention.note_verified(manifest.step)
         for alert in self._note_saved(manifest.step):
             tell(f"ALERT: {alert}")
@@ -220,6 +223,7 @@ class CheckpointKeeper:
             held_out_loss=held_out_loss,
             tracking=_read_tracking(self._tracking),
             life=self._life,
+            former_save_seconds=self.former_save_seconds if self.last_save_seconds is None else self.last_save_seconds,
         )
 
     def _after_publication(self, directory: Path, manifest: Manifest) -> list[str]:

@@ -19,7 +19,7 @@ from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.recorder import Recorder
-from llama_dist.train.replicas import ReplicasDifferError, compare_replicas
+from llama_dist.train.replicas import ReplicaComparison, ReplicasDifferError
 
 
 class DivergedError(ReportedError):
@@ -41,6 +41,7 @@ class Parts:
     heartbeat: Heartbeat
     stop: StopRequest
     decisions: Decisions
+    replicas: ReplicaComparison
     meter: Meter
     tell: Callable[[str], None]
     """Prints a line, on rank 0 alone."""
@@ -97,8 +98,7 @@ def _train_steps(parts: Parts, position: Position) -> str | None:
             gradient_norm=result.gradient_norm,
             skipped=result.skipped,
         )
-        if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
-            compare_replicas(parts.engine, position.step)
+        parts.replicas.after_step(position.step)
         metrics = _evaluate(parts, metrics)
         held_out_loss = metrics.held_out_loss
         parts.recorder.record(metrics)
@@ -119,11 +119,11 @@ def is_interval(step: int, interval_steps: int) -> bool:
 
 
 def _read(parts: Parts, position: Position) -> list[MicroBatch]:
-    """Read this rank's part of the next step; nothing, if a stop broke off the wait for it."""
+    """Read this rank's part of the next step; nothing, if a stop or the limit broke off the wait for it."""
     parts.heartbeat.beat(position.step, "read")
     parts.meter.start_step()
     micro_batches: list[MicroBatch] = []
-    with contextlib.suppress(StopAskedError), parts.stop.interrupts():
+    with contextlib.suppress(StopAskedError), parts.stop.interrupts(parts.decisions.seconds_until_limit()):
         micro_batches = parts.batches.read(position)
     parts.meter.end_reading()
     return micro_batches
@@ -151,6 +151,7 @@ def has_diverged(result: StepResult, precision: str) -> bool:
 def _save(parts: Parts, position: Position, kind: SaveKind, held_out_loss: float | None = None) -> None:
     """Collective. Begin a save, which is written while training goes on; wait for the one before, if need be."""
     parts.heartbeat.beat(position.step, "save")
+    parts.replicas.before_save(position.step)
     parts.recorder.sync()
     parts.decisions.note_save()
     parts.keeper.save(parts.engine, position, kind=kind, held_out_loss=held_out_loss)

@@ -28,6 +28,7 @@ from llama_dist.train.held_out import HeldOutText, open_held_out_sets
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.loop import Parts, train_steps
 from llama_dist.train.recorder import Recorder
+from llama_dist.train.replicas import ReplicaComparison
 from llama_dist.train.save_request import SaveRequest
 
 _UPLOAD_AT_THE_END_SECONDS = 3600.0
@@ -67,7 +68,10 @@ def train(attempt: Attempt, heartbeat: Heartbeat, stop: StopRequest) -> str | No
         recorder = Recorder(run.metrics, attempt.fence, config.train.num_steps, rank=world.rank, tell=tell)
         meter = Meter(tokens_per_step=_tokens_per_step(config), peak_memory_bytes=_peak_memory_bytes())
         decisions = Decisions(config, attempt, stop, keeper, SaveRequest(run.save_request, attempt.fence))
-        parts = Parts(config, engine, batches, held_out, keeper, recorder, heartbeat, stop, decisions, meter, tell)
+        replicas = ReplicaComparison(engine, config.supervision.compare_replicas_interval_steps)
+        parts = Parts(
+            config, engine, batches, held_out, keeper, recorder, heartbeat, stop, decisions, replicas, meter, tell
+        )
         stop.defer()
         left_because = train_steps(parts, position)
         heartbeat.beat(heartbeat.step, "copy to the store")

@@ -1,7 +1,7 @@
 """Finds a replica whose weights are no longer those of the others: silent corruption by memory, a core or a link.
 
 What every data-parallel replica holds alike is compared: the weights that forward reads, at ZeRO 0 to 2. The cut master
-weights and moments have no second copy to compare with.
+weights and moments have no second copy to compare with, and at ZeRO 1 and 2 every update writes those weights anew.
 """
 
 import socket
@@ -15,7 +15,7 @@ from llama_dist.runtime.process_group import all_gather_json
 
 
 class ReplicasDifferError(ReportedError):
-    """The weights of a replica differ from the others'. The newest checkpoint is from before it was seen."""
+    """The weights of a replica differ from the others'. Nothing was saved since they were last found alike."""
 
     exit_code = 75
 
@@ -33,8 +33,33 @@ class Replica:
         return f"rank {self.rank} on host {self.host}"
 
 
-def compare_replicas(engine: Engine, step: int) -> None:
-    """Collective. Raises ReplicasDifferError on every rank, with the odd rank and host, if the replicas differ."""
+class ReplicaComparison:
+    """When a run compares: at an interval, and before every save. Collective: every rank calls every method alike."""
+
+    def __init__(self, engine: Engine, interval_steps: int) -> None:
+        self._engine, self._interval_steps = engine, interval_steps
+        self._alike_after: int | None = None
+
+    def after_step(self, step: int) -> None:
+        """Compare, if the interval ends with `step`. Raises as `compare_replicas`."""
+        if self._interval_steps and step % self._interval_steps == 0:
+            self._compare(step)
+
+    def before_save(self, step: int) -> None:
+        """Compare, unless that was done after this very step, or never is. Raises as `compare_replicas`."""
+        if self._interval_steps and self._alike_after != step:
+            self._compare(step)
+
+    def _compare(self, step: int) -> None:
+        compare_replicas(self._engine, step, self._alike_after)
+        self._alike_after = step
+
+
+def compare_replicas(engine: Engine, step: int, alike_after: int | None = None) -> None:
+    """Collective. Raises ReplicasDifferError on every rank, with the odd rank and host, if the replicas differ.
+
+    `alike_after` is the step after which they were last compared, since when nothing else was saved.
+    """
     checksum = engine.weights_checksum()
     if checksum is None:
         return
@@ -43,8 +68,19 @@ def compare_replicas(engine: Engine, step: int) -> None:
     if complaints:
         raise ReplicasDifferError(
             f"after step {step} {'; '.join(complaints)}: the weights were corrupted in silence. Have memory and links "
-            "of the host checked; the run can go on from its newest checkpoint"
+            f"of the host checked. {_advice(alike_after)}"
         )
+
+
+def _advice(alike_after: int | None) -> str:
+    if alike_after is None:
+        return (
+            "They were not compared before in this attempt: the newest checkpoint may be from after the fault, unless "
+            "it was written with supervision.compare_replicas_interval_steps set"
+        )
+    return (
+        f"They were last alike after step {alike_after}, and nothing later was saved: go on from the newest checkpoint"
+    )
 
 
 def describe_differences(replicas: Sequence[Replica]) -> list[str]:

@@ -1,9 +1,14 @@
-"""A world of one process, and an engine whose state is a few plain tensors."""
+"""A world of one process, an engine whose state is a few plain tensors, and a run with checkpoints and a store."""
 
 import pytest
 import torch
 
 from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import write_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter
+from llama_dist.config import RunDirectory
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
 
@@ -48,3 +53,37 @@ def progress():
         return Progress(step, step * 100, {"name": "x"}, "test", {"world_size": 1}, {"consumed_samples": step})
 
     return at
+
+
+@pytest.fixture
+def save_engine():
+    """Save an engine's state as a run does, in the writer's thread, and wait."""
+
+    def save(checkpoints, engine, progress, tokenizer=b"a tokenizer"):
+        writer = CheckpointWriter(checkpoints, SaveGroup.alone(), lambda *_: [], is_asynchronous=True)
+        writer.begin(engine, Contents(progress, engine.scalars(), tokenizer))
+        assert writer.wait().alerts == []
+
+    return save
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "runs" / "x")
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"file://{tmp_path / 'store'}"
+
+
+@pytest.fixture
+def write(run, progress):
+    def write(step, value=None):
+        tensors = [("weight", state, torch.full((1000,), float(value or step))) for state in STATES]
+        scalars = {"optimizer_steps": step}
+        return write_checkpoint(
+            run.checkpoints, progress(step), tensors, scalars=scalars, tokenizer=b"words", states=STATES
+        )
+
+    return write

@@ -7,7 +7,7 @@ import sys
 import torch
 
 from llama_dist.checkpoint.compare import compare_checkpoints
-from llama_dist.checkpoint.save import save_checkpoint, write_checkpoint
+from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.parallel.engine import STATES
 
 
@@ -38,9 +38,9 @@ def test_bits_count_and_not_values(tmp_path, progress):
     assert not compare_checkpoints(first, second).equal
 
 
-def test_other_cuts_of_the_same_state_are_equal(tmp_path, plain_engine, progress, world_of_one):
+def test_other_cuts_of_the_same_state_are_equal(tmp_path, plain_engine, progress, save_engine):
     engine = plain_engine(seed=1)
-    save_checkpoint(tmp_path / "cut", engine, progress(3), tokenizer=b"", keep_last=1)
+    save_engine(tmp_path / "cut", engine, progress(3), tokenizer=b"")
     shapes = {"embed.weight": (4, 3), "norm.weight": (5,)}
     whole = ((name, state, engine.state[name, state].view(shape)) for name, shape in shapes.items() for state in STATES)
     scalars = engine.scalars()

@@ -20,7 +20,6 @@ from llama_dist.checkpoint.manifest import (
     read_manifest,
     step_directory,
 )
-from llama_dist.checkpoint.save import save_checkpoint
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -32,11 +31,11 @@ def checkpoints(tmp_path):
 
 
 @pytest.fixture
-def save(checkpoints, plain_engine, progress):
-    def at(step, *, keep_last=10, with_complaint=False):
+def save(checkpoints, plain_engine, progress, save_engine):
+    def at(step):
         engine = plain_engine(seed=step)
-        complaint = save_checkpoint(checkpoints, engine, progress(step), tokenizer=b"a tokenizer", keep_last=keep_last)
-        return (engine, complaint) if with_complaint else engine
+        save_engine(checkpoints, engine, progress(step))
+        return engine
 
     return at
 
@@ -136,7 +135,7 @@ def test_what_a_kill_left_of_another_step_is_removed_by_the_next_save(save, chec
         save(1)
     monkeypatch.undo()
     save(2)
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000002"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000002"]
 
 
 def link(path):
@@ -152,7 +151,7 @@ def test_what_is_no_directory_in_a_steps_place_gives_way_and_later_saves_work(sa
     checkpoints.mkdir()
     put(step_directory(checkpoints, 1))
     save(1), save(2)
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step_00000001", "step_00000002"]
     assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2 and list_steps(checkpoints) == [1, 2]
 
 
@@ -168,18 +167,6 @@ def cut_off(_directory):
     raise SystemExit
 
 
-def test_older_files_that_cannot_be_removed_are_told_and_the_new_checkpoint_stands(save, checkpoints, monkeypatch):
-    save(1)
-    monkeypatch.setattr("llama_dist.checkpoint.save.point_latest", refuse)
-    _, complaint = save(2, keep_last=1, with_complaint=True)
-    assert "step 2 is saved" in complaint and "Read-only" in complaint
-    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2
-
-
-def refuse(*_):
-    raise OSError(30, "Read-only file system", "latest")
-
-
 def test_a_model_that_lacks_a_saved_parameter_is_refused(save, checkpoints, plain_engine):
     save(1)
     smaller = plain_engine(seed=1)
@@ -190,7 +177,6 @@ def test_a_model_that_lacks_a_saved_parameter_is_refused(save, checkpoints, plai
 
 def test_latest_is_never_followed(save, checkpoints, tmp_path):
     save(1)
-    (checkpoints / "latest").unlink()
     (checkpoints / "latest").symlink_to(tmp_path / "evil")
     assert agree_on_newest_good(checkpoints, 0, 1).directory == step_directory(checkpoints, 1)
 
@@ -204,22 +190,6 @@ def test_a_file_name_that_leads_out_is_refused(save, checkpoints):
     (directory / MANIFEST_NAME).write_text(text)
     with pytest.raises(CheckpointError, match="leads out"):
         read_manifest(directory)
-
-
-def test_only_the_newest_are_kept(save, checkpoints):
-    for step in (1, 2, 3, 4):
-        save(step, keep_last=2)
-    assert list_steps(checkpoints) == [3, 4]
-    assert not list(checkpoints.glob("*0001*")) and not list(checkpoints.glob(".*"))
-
-
-def test_pruning_never_counts_a_damaged_later_one_for_the_one_just_written(save, checkpoints):
-    save(1), save(4)
-    flip(step_directory(checkpoints, 4) / "rank_00000.safetensors")
-    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1, "the run goes back past step 4"
-    save(2, keep_last=1)
-    assert list_steps(checkpoints) == [2, 4]
-    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_and_the_next_save_works(save, checkpoints):

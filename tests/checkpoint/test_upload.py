@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-import torch
+from copies import ALONE, upload
 
 from llama_dist.checkpoint.fetching import fetch
 from llama_dist.checkpoint.manifest import (
@@ -21,46 +21,11 @@ from llama_dist.checkpoint.manifest import (
 )
 from llama_dist.checkpoint.pruning import judge, prune
 from llama_dist.checkpoint.retention import Retention
-from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.checkpoint.store import CheckpointStore
 from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.verify import verify_checkpoint
-from llama_dist.config import CheckpointConfig, RunDirectory
+from llama_dist.config import CheckpointConfig
 from llama_dist.config.run_life import continue_life, read_life
-
-STATES = ("fp32", "exp_avg", "exp_avg_sq")
-ALONE = Share(0, 1, is_disk_leader=True, is_first=True)
-
-
-@pytest.fixture
-def run(tmp_path):
-    return RunDirectory(tmp_path / "runs" / "x")
-
-
-@pytest.fixture
-def url(tmp_path):
-    return f"file://{tmp_path / 'store'}"
-
-
-@pytest.fixture
-def write(run, progress):
-    def write(step, value=None):
-        tensors = [("weight", state, torch.full((1000,), float(value or step))) for state in STATES]
-        scalars = {"optimizer_steps": step}
-        return write_checkpoint(
-            run.checkpoints, progress(step), tensors, scalars=scalars, tokenizer=b"words", states=STATES
-        )
-
-    return write
-
-
-def upload(directories, *stores_and_shares):
-    uploaders = [Uploader(store, share) for store, share in stores_and_shares]
-    for uploader in uploaders:
-        uploader.submit(directories)
-    for uploader in uploaders:
-        uploader.finish(60)
-    return [alert for uploader in uploaders for alert in uploader.take_alerts()]
 
 
 def test_a_copied_checkpoint_comes_back_bit_for_bit_when_the_disk_is_lost(run, url, write):

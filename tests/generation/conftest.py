@@ -10,12 +10,13 @@ from data_pipeline.config import TokenizerTrainingConfig
 from data_pipeline.tokenizer import Tokenizer
 from data_pipeline.tokenizer_training import train_tokenizer
 from llama_dist.checkpoint.manifest import Progress
-from llama_dist.checkpoint.save import save_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.config import OptimizerConfig, RunDirectory, dump_config, parse_run_config
 from llama_dist.model import Llama, initialize_weights, next_token_loss
 from llama_dist.optim import build_adamw
 from llama_dist.parallel.engine import StatePartition
-from llama_dist.parallel.grid import Grid
 
 TEXT = "def add(first, second):\n    return first + second  # größer\n"
 RUN = {
@@ -51,7 +52,6 @@ class WholeModelEngine:
     """The part of an engine that saving asks for: one process that holds every parameter whole."""
 
     def __init__(self, model: Llama) -> None:
-        self.grid = Grid(rank=0, world_size=1, pp_size=1)
         self._model = model
 
     def partitions(self) -> Iterator[StatePartition]:
@@ -60,12 +60,9 @@ class WholeModelEngine:
             states = {"fp32": flat, "exp_avg": torch.zeros_like(flat), "exp_avg_sq": torch.zeros_like(flat)}
             yield StatePartition(name, tuple(parameter.shape), 0, states)
 
-    def scalars(self) -> dict[str, float]:
-        return {}
-
 
 @pytest.fixture(scope="session")
-def learned_run(tmp_path_factory: pytest.TempPathFactory, world_of_one: None) -> LearnedRun:
+def learned_run(tmp_path_factory: pytest.TempPathFactory) -> LearnedRun:
     """Train a tokenizer and a model on one text until it is known by heart; save two checkpoints."""
     root = tmp_path_factory.mktemp("generation")
     (root / "corpus.txt").write_text(TEXT, encoding="utf-8")
@@ -74,14 +71,13 @@ def learned_run(tmp_path_factory: pytest.TempPathFactory, world_of_one: None) ->
     model = Llama(run.model)
     initialize_weights(model.named_parameters(), run.model, seed=0)
     directory = RunDirectory(root / "runs" / "tiny")
+    writer = CheckpointWriter(directory.checkpoints, SaveGroup.alone(), lambda *_: [], is_asynchronous=True)
     for step in (1, 150):
         if step > 1:
             learn(model, [*trained.tokenizer.encode(TEXT), trained.tokenizer.eos_id], step)
         progress = Progress(step, step * 64, dump_config(run), "test", {"world_size": 1}, {})
-        engine = WholeModelEngine(model)
-        save_checkpoint(
-            directory.checkpoints, engine, progress, tokenizer=trained.tokenizer.path.read_bytes(), keep_last=2
-        )
+        writer.begin(WholeModelEngine(model), Contents(progress, {}, trained.tokenizer.path.read_bytes()))
+        writer.wait()
     return LearnedRun(directory, model, trained.tokenizer, TEXT)
 
 

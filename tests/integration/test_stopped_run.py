@@ -151,7 +151,7 @@ def test_a_request_a_signal_and_the_clock_save_and_the_limit_saves_and_leaves(wr
     live.stop()
 
     before = list_steps(run.checkpoints)[-1]
-    live = LiveRun(run_file, *long, "supervision.wall_clock_limit_minutes=0.25")
+    live = LiveRun(run_file, *long, "supervision.wall_clock_limit_minutes=0.5")
     output, _ = live.process.communicate(timeout=120)
     assert live.process.returncode == 143, output
     assert "the wall-clock limit is near; newest checkpoint" in output

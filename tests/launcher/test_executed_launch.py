@@ -15,7 +15,7 @@ from launcher.execute import execute
 from launcher.launch import LaunchRequest, check_launch
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ConfigError, RunDirectory
-from llama_dist.config.run_life import note_saved, read_life
+from llama_dist.config.run_life import begin_life, note_saved, read_life
 
 
 @pytest.fixture
@@ -216,6 +216,32 @@ def test_an_imported_checkpoint_that_vanishes_is_missed_too(launch, fake_run):
     save(RunDirectory(fake_run.run_directory), 0)
     with pytest.raises(RunDirectoryError, match="has saved one up to step 0"):
         launch(loses_the_disk, done_at(20))
+
+
+def imported_and_lost(run):
+    """What `checkpoint import` leaves, once its checkpoint is gone; the run was never launched."""
+    run.path.mkdir(parents=True)
+    begin_life(run)
+    note_saved(run, 0)
+
+
+def test_an_imported_checkpoint_that_vanishes_before_the_first_launch_is_missed_too(launch, fake_run):
+    run = RunDirectory(fake_run.run_directory)
+    imported_and_lost(run)
+    with pytest.raises(RunDirectoryError, match="has saved one up to step 0"):
+        launch(done_at(20))
+    life = read_life(run)
+    exit_code, _, _ = launch(done_at(20), fresh=True)
+    assert exit_code == 0 and read_life(run) != life and run.config.is_file()
+
+
+def test_fresh_sets_an_imported_checkpoint_aside_although_the_run_was_never_launched(launch, fake_run):
+    run = RunDirectory(fake_run.run_directory)
+    imported_and_lost(run)
+    save(run, 0)
+    launch(done_at(20), fresh=True)
+    assert list_steps(run.checkpoints) == [20]
+    assert list_steps(run.path / "checkpoints.before_attempt_0001") == [0]
 
 
 def test_a_run_keeps_its_life_until_it_begins_anew(launch):

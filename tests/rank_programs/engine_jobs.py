@@ -20,7 +20,9 @@ from packed_rows import PackedRows, train_on_documents_alone
 from data_pipeline.stream import open_stream
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress
-from llama_dist.checkpoint.save import save_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.config import OptimizerConfig, dump_config, parse_run_config
 from llama_dist.model.block import Block
 from llama_dist.optim.adamw import build_adamw
@@ -158,6 +160,16 @@ def replicas_before_and_after_a_flip(engine):
     return told
 
 
+def save(checkpoints, engine, config, step, world):
+    """Save as a run does, and wait."""
+    group = SaveGroup.beside_training(world, 60, is_shared=True)
+    writer = CheckpointWriter(checkpoints, group, lambda *_: [], is_asynchronous=True)
+    whole_world = {"world_size": world.world_size}
+    progress = Progress(step, step * GLOBAL_BATCH * LENGTH, dump_config(config), "test", whole_world, {})
+    writer.begin(engine, Contents(progress, engine.scalars(), b"any will do"))
+    assert writer.wait().alerts == []
+
+
 def run_job(job, world):
     config = run_config(job)
     rate = job.get("learning_rate", 1e-2)
@@ -180,9 +192,7 @@ def run_job(job, world):
     results = [engine.train_batch(read(step), rate, begun.append) for step in range(first, last)]
     block_forwards = num_block_forwards() - forwards_before
     if job.get("save"):
-        tokens, whole_world = last * GLOBAL_BATCH * LENGTH, {"world_size": world.world_size}
-        progress = Progress(last, tokens, dump_config(config), "test", whole_world, {})
-        save_checkpoint(Path(job["save"]), engine, progress, tokenizer=b"any will do", keep_last=3)
+        save(Path(job["save"]), engine, config, last, world)
     replicas = replicas_before_and_after_a_flip(engine) if job.get("flip") else None
     return {
         "replicas": replicas,

@@ -1,7 +1,7 @@
 """Kills a save at each of its calls to the disk, one after the other, and tells what was found afterwards, as JSON.
 
-Argument: {"directory": ...}. Every save is that of a process of its own, forked from this one. Once the save comes
-upon nothing of its step, and once upon what an earlier kill left of it.
+Argument: {"directory": ...}. Every save is that of a process of its own, forked from this one, which restores and saves
+by a run's own keeper. Once the save comes upon nothing of its step, and once upon what an earlier kill left of it.
 """
 
 import json
@@ -10,26 +10,38 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
+from torch import distributed
 
 from llama_dist.checkpoint.load import find_newest_good, load_weights
-from llama_dist.checkpoint.manifest import MANIFEST_NAME, Progress, step_directory
-from llama_dist.checkpoint.save import tidy_up
-from llama_dist.checkpoint.save_group import SaveGroup
-from llama_dist.checkpoint.transaction import Contents
-from llama_dist.checkpoint.writer import CheckpointWriter
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, step_directory
+from llama_dist.config import RunDirectory, parse_run_config
 from llama_dist.parallel.engine import STATES, StatePartition
+from llama_dist.parallel.grid import Grid
+from llama_dist.runtime.process_group import World
+from llama_dist.train.keeper import CheckpointKeeper, Position
 
 WATCHED = ("open", "write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "symlink")
 NEVER = 10**9
+CONFIG = {
+    "name": "killed",
+    "model": {"vocabulary_size": 8, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "feed_forward_size": 8},
+    "data": {"sources": [{"path": "unused"}], "sequence_length_tokens": 16},
+    "batch": {"global_batch_sequences": 4},
+    "train": {"num_steps": 7},
+    "checkpoint": {"keep_last": 1},
+}
 
 
 class Engine:
     """One parameter whose every element is the step."""
 
-    def __init__(self, step):
-        self.tensors = {state: torch.full((6,), float(step)) for state in STATES}
+    grid = Grid(0, 1, 1)
+
+    def __init__(self):
+        self.tensors = {state: torch.zeros(6) for state in STATES}
 
     def partitions(self):
         yield StatePartition("weight", (2, 3), 0, self.tensors)
@@ -37,17 +49,37 @@ class Engine:
     def scalars(self):
         return {}
 
+    def restore(self, scalars):
+        pass
 
-def save(checkpoints, step):
-    """As a run saves: in the writer's thread, with the pruning that follows."""
+    def train_to(self, step):
+        for tensor in self.tensors.values():
+            tensor.fill_(step)
 
-    def prune(_directory, _manifest):
-        tidy_up(checkpoints, step, keep_last=1)
-        return []
 
-    writer = CheckpointWriter(checkpoints, SaveGroup.alone(), prune, is_asynchronous=True)
-    writer.begin(Engine(step), Contents(Progress(step, step, {}, "test", {}, {}), {}, b"a tokenizer"))
-    assert writer.wait().alerts == []
+class Stream:
+    """The half of a token stream that a keeper asks for."""
+
+    def __init__(self, directory):
+        self.tokenizer_path = directory / "any.model"
+        self.tokenizer_path.write_bytes(b"a tokenizer")
+
+    def state(self, _consumed_samples):
+        return SimpleNamespace(model_dump=dict)
+
+
+def save(checkpoints, step, kill_at):
+    """What an attempt does: restore, train, save in the writer's thread, prune. The kill comes after the start."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    run, engine = RunDirectory(checkpoints.parent), Engine()
+    config = parse_run_config(CONFIG, where="killed_saves")
+    keeper = CheckpointKeeper(run, World(0, 0, 1), config, Stream(run.path), "test")
+    keeper.restore_newest(engine, lambda _: None)
+    engine.train_to(step)
+    KilledAt(kill_at)
+    keeper.save(engine, Position(step, step))
+    keeper.finish()
+    assert keeper.take_alerts() == []
 
 
 class KilledAt:
@@ -77,8 +109,7 @@ def save_in_child(checkpoints, step, kill_at):
     child = os.fork()
     if child == 0:
         os.dup2(write_end, 2)
-        KilledAt(kill_at)
-        save(checkpoints, step)
+        save(checkpoints, step, kill_at)
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read_end) as stream:
@@ -100,8 +131,12 @@ def newest(checkpoints):
 
 def prepare(checkpoints, over_unfinished):
     """A good step 1, and maybe a step 2 that a kill cut off."""
+    good = checkpoints.with_name("good")
+    if not good.exists():
+        save_in_child(checkpoints, 1, kill_at=NEVER)
+        checkpoints.rename(good)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    save(checkpoints, 1)
+    shutil.copytree(good, checkpoints, symlinks=True)
     if over_unfinished:
         shutil.copytree(step_directory(checkpoints, 1), step_directory(checkpoints, 2))
         (step_directory(checkpoints, 2) / MANIFEST_NAME).rename(step_directory(checkpoints, 2) / ".manifest.json.new")

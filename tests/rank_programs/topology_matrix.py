@@ -16,7 +16,9 @@ from safetensors.torch import load_file
 
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress, read_manifest, step_directory
-from llama_dist.checkpoint.save import save_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup
+from llama_dist.checkpoint.transaction import Contents
+from llama_dist.checkpoint.writer import CheckpointWriter
 from llama_dist.config import OptimizerConfig, parse_run_config
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel.build import build_engine, join_deepspeed
@@ -71,13 +73,19 @@ def train(engine, first, last):
 
 
 def write(topology, root, world):
-    """Train, save in mid-run and go on: answers the losses after the save."""
+    """Train, save in mid-run as a run does, and go on while the files are written: answers the losses after it."""
     engine = engine_of(topology, world)
+    group = SaveGroup.beside_training(world, 120, is_shared=True)
+    writer = CheckpointWriter(root / topology["name"], group, lambda *_: [], is_asynchronous=True)
+    writer.prepare(engine)
+    writer.warm(engine)
     train(engine, 0, SAVED_STEP)
     tokens = SAVED_STEP * GLOBAL_BATCH * LENGTH
     progress = Progress(SAVED_STEP, tokens, {}, "test", {"world_size": world.world_size}, {})
-    save_checkpoint(root / topology["name"], engine, progress, tokenizer=b"any will do", keep_last=1)
-    return train(engine, SAVED_STEP, LAST_STEP)
+    writer.begin(engine, Contents(progress, engine.scalars(), b"any will do"))
+    losses = train(engine, SAVED_STEP, LAST_STEP)
+    assert writer.wait().alerts == []
+    return losses
 
 
 def whole_state(checkpoints):

@@ -1,7 +1,9 @@
 """What the keeper saves of a run and finds again. The engine is a few tensors; files, thread and group are real."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -69,7 +71,8 @@ def keeper_of(run, tmp_path):
         )  # fmt: skip
         tokenizer = tmp_path / "a.model"
         tokenizer.write_bytes(b"a tokenizer")
-        stream = SimpleNamespace(tokenizer_path=tokenizer, state=lambda _consumed: SimpleNamespace(model_dump=dict))
+        # No state: what the stream makes of it is its own tests' matter.
+        stream = SimpleNamespace(tokenizer_path=tokenizer, state=lambda _: SimpleNamespace(model_dump=dict))
         return CheckpointKeeper(run, World(0, 0, 1), config, stream, "test")
 
     return build
@@ -85,6 +88,18 @@ def test_a_save_says_where_the_run_stands_and_which_run_of_the_tracker_it_is(kee
     assert (manifest.step, manifest.tokens_seen, manifest.kind, manifest.held_out_loss) == (5, 320, "asked", 1.5)
     assert manifest.tracking == {"key": "abc", "run_id": None} and manifest.scalars == {"optimizer_steps": 3.0}
     assert keeper.last_save_seconds > 0 and keeper.newest_step == 5 and not keeper.is_writing
+
+
+def test_the_next_attempt_knows_how_long_a_save_takes(keeper_of, run):
+    keeper, seconds = keeper_of(), []
+    for step in (1, 2):
+        keeper.save(Engine(), Position(step, 4 * step))
+        keeper.finish()
+        seconds.append(keeper.last_save_seconds)
+    assert read_manifest(step_directory(run.checkpoints, 2)).former_save_seconds == seconds[0]
+    resumed = keeper_of()
+    resumed.restore_newest(Engine(), print)
+    assert resumed.former_save_seconds == seconds[0] and resumed.last_save_seconds is None
 
 
 def test_a_step_that_is_saved_is_left_alone(keeper_of, run):
@@ -209,6 +224,42 @@ def test_a_link_that_cannot_be_moved_is_not_told_as_files_that_cannot_be_removed
     keeper.finish()
     (alert,) = keeper.take_alerts()
     assert "step 5 is saved, but: the link `latest` could not be moved: latest: Read-only" in alert
+
+
+def test_only_the_newest_are_kept_and_latest_names_the_last(keeper_of, run):
+    keeper = keeper_of(keep_last=2)
+    for step in (1, 2, 3, 4):
+        keeper.save(Engine(), Position(step, 4 * step))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [3, 4] and keeper.take_alerts() == []
+    assert not list(run.checkpoints.glob("*0001*")) and not list(run.checkpoints.glob(".*"))
+    assert (run.checkpoints / "latest").readlink() == Path("step_00000004")
+
+
+def test_older_files_that_cannot_be_removed_are_told_and_the_new_checkpoint_stands(keeper_of, run, monkeypatch):
+    monkeypatch.setattr("llama_dist.train.keeper.point_latest", refuse)
+    keeper = keeper_of()
+    keeper.save(Engine(), Position(2, 8))
+    keeper.finish()
+    (alert,) = keeper.take_alerts()
+    assert "step 2 is saved" in alert and "Read-only" in alert
+    assert list_steps(run.checkpoints) == [2]
+
+
+def refuse(*_):
+    raise OSError(30, "Read-only file system", "latest")
+
+
+def test_pruning_never_counts_a_damaged_later_one_for_the_one_just_written(keeper_of, run):
+    keeper = keeper_of()
+    for step in (1, 4):
+        keeper.save(Engine(), Position(step, 4 * step))
+    keeper.finish()
+    os.truncate(step_directory(run.checkpoints, 4) / "rank_00000.safetensors", 20)
+    keeper = keeper_of(keep_last=1)
+    keeper.save(Engine(), Position(2, 8))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [2, 4]
 
 
 def test_an_imported_checkpoint_begins_at_the_first_sample(keeper_of, run):

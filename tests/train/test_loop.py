@@ -20,10 +20,12 @@ from llama_dist.train.attempt import Attempt
 from llama_dist.train.decision import Decisions
 from llama_dist.train.keeper import Position
 from llama_dist.train.loop import DivergedError, Parts, has_diverged, train_steps
-from llama_dist.train.replicas import ReplicasDifferError
+from llama_dist.train.replicas import ReplicaComparison, ReplicasDifferError
 from llama_dist.train.save_request import SaveRequest
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class FakeEngine:
@@ -50,7 +52,7 @@ class FakeBatches:
 class FakeKeeper:
     """Saves into a list; may fail."""
 
-    last_save_seconds, write_seconds_left = None, 0.0
+    last_save_seconds, former_save_seconds, write_seconds_left = None, None, 0.0
 
     def __init__(self, failing=()):
         self.saved, self.failing, self.alerts, self.failure = [], failing, [], None
@@ -104,7 +106,8 @@ def start(parts, tmp_path):
         attempt = Attempt(RunDirectory(tmp_path), 1, World(0, 0, 1))
         request = SaveRequest(attempt.run.save_request)
         decisions = Decisions(changed.config, attempt, changed.stop, changed.keeper, request)
-        return train_steps(dataclasses.replace(changed, decisions=decisions), position)
+        replicas = ReplicaComparison(changed.engine, changed.config.supervision.compare_replicas_interval_steps)
+        return train_steps(dataclasses.replace(changed, decisions=decisions, replicas=replicas), position)
 
     return run
 
@@ -133,6 +136,7 @@ def parts(tmp_path):
         heartbeat=Heartbeat(tmp_path / "rank.json", 1),
         stop=StopRequest(),
         decisions=None,
+        replicas=None,
         meter=Meter(tokens_per_step=64),
         tell=told.append,
     ), told
@@ -193,7 +197,7 @@ def test_a_stop_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(p
             time.sleep(60)
             raise AssertionError("the wait was not broken off")
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         parts.stop.install()
         parts.stop.defer()
@@ -202,6 +206,32 @@ def test_a_stop_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(p
         for number, handler in before.items():
             signal.signal(number, handler)
     assert parts.keeper.saved == [(2, "stop")]
+
+
+# The limit is a timer of the process, which pytest's own time limit would share.
+@pytest.mark.timeout(60, method="thread")
+def test_the_limit_breaks_off_a_wait_for_data_and_the_step_that_was_done_is_saved(parts, start):
+    parts, _ = parts
+
+    class StalledBatches(FakeBatches):
+        def read(self, position):
+            if position.step == 2:
+                time.sleep(60)
+                raise AssertionError("the wait was not broken off")
+            return []
+
+    supervision = parts.config.supervision.model_copy(update={"wall_clock_limit_minutes": 0.02})
+    config = parts.config.model_copy(update={"supervision": supervision})
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    try:
+        parts.stop.install()
+        parts.stop.defer()
+        assert "limit is near" in start(config=config, batches=StalledBatches())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert parts.keeper.saved == [(2, "stop")]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_stop_during_the_last_step_is_a_finished_run(parts, start):
@@ -226,6 +256,55 @@ def test_a_stop_before_an_evaluation_leaves_its_value_out(parts, start):
 
     start(Position(step=3, consumed_samples=12), engine=StoppingEngine())
     assert [(record.step, record.held_out_loss) for record in parts.recorder.records] == [(4, None)]
+
+
+class ComparedEngine(FakeEngine):
+    """Says which steps its replicas were compared after; from one on they differ, as far as a world of one can."""
+
+    def __init__(self, broken_after=99):
+        super().__init__()
+        self.compared, self.broken_after = [], broken_after
+
+    def weights_checksum(self):
+        self.compared.append(len(self.rates))
+        return 1
+
+
+@pytest.fixture
+def comparing(parts, monkeypatch):
+    """A config that compares every 2 steps; gathers a second replica, which is another once the engine is broken."""
+    config = parts[0].config
+    supervision = config.supervision.model_copy(update={"compare_replicas_interval_steps": 2})
+    engine = ComparedEngine()
+
+    def gather(mine):
+        rank, host, stage, checksum = mine
+        return [mine, [rank + 1, host, stage, checksum + (len(engine.rates) >= engine.broken_after)]]
+
+    monkeypatch.setattr("llama_dist.train.replicas.all_gather_json", gather)
+    return config.model_copy(update={"supervision": supervision}), engine
+
+
+def test_replicas_are_compared_at_their_interval_and_before_every_save(start, comparing):
+    config, engine = comparing
+    assert start(config=config, engine=engine) is None
+    assert engine.compared == [2, 3, 4, 6, 7], "once a step, also where both are due"
+
+
+def test_weights_that_differ_are_never_saved_and_the_last_step_of_equal_ones_is_named(parts, start, comparing):
+    config, engine = comparing
+    engine.broken_after = 3
+    with pytest.raises(ReplicasDifferError, match=r"after step 3 .* last alike after step 2"):
+        start(config=config, engine=engine)
+    assert parts[0].keeper.saved == []
+    engine.broken_after = 0
+    with pytest.raises(ReplicasDifferError, match=r"not compared before in this attempt"):
+        start(Position(step=5, consumed_samples=20), config=config, engine=engine)
+
+
+def test_without_the_comparison_no_save_asks_for_it(parts, start):
+    engine = ComparedEngine()
+    assert start(engine=engine) is None and engine.compared == []
 
 
 def test_a_request_is_saved_once_and_training_goes_on(parts, start, tmp_path):
@@ -281,11 +360,11 @@ def test_a_save_under_way_is_finished_before_a_diverged_run_ends(parts, start, f
 def test_so_it_is_before_a_run_ends_whose_replicas_differ(parts, start, monkeypatch):
     parts, _ = parts
 
-    def differ(_engine, step):
+    def differ(_engine, step, _alike_after):
         if step == 4:
             raise ReplicasDifferError("rank 1 holds other weights")
 
-    monkeypatch.setattr("llama_dist.train.loop.compare_replicas", differ)
+    monkeypatch.setattr("llama_dist.train.replicas.compare_replicas", differ)
     supervision = parts.config.supervision.model_copy(update={"compare_replicas_interval_steps": 1})
     with pytest.raises(ReplicasDifferError):
         start(config=parts.config.model_copy(update={"supervision": supervision}))
