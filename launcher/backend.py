@@ -85,6 +85,10 @@ class RunningAttempt(Protocol):
         """Return how the ranks ended, as far as the agents know. Only after `poll` gave a status."""
         ...
 
+    def is_heard(self) -> bool:
+        """Whether every node has lately said how its ranks are. While one is silent, nobody can tell who hangs."""
+        ...
+
     def beats(self) -> Mapping[int, RankBeat]:
         """Return the last sign of life of each rank of this attempt that gave one."""
         ...

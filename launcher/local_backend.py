@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -142,13 +143,18 @@ class LocalAttempt:
         oom_kills = {self._host: count_oom_kills() - self._oom_kills_before}
         return replace(read_agent_log(self._log, self._ended_pids), oom_kills=oom_kills)
 
+    def is_heard(self) -> bool:
+        """This host's files are there to be read."""
+        return True
+
     def beats(self) -> Mapping[int, RankBeat]:
-        """Read this host's ranks' heartbeats."""
-        return read_local_beats(self._spec.run.heartbeats, self._spec.attempt, self._host)
+        """Read this host's ranks' heartbeats, which have its own name; the run may know it by another."""
+        beats = read_local_beats(self._spec.run.heartbeats, self._spec.attempt, socket.gethostname())
+        return {rank: replace(beat, host=self._host) for rank, beat in beats.items()}
 
     def stacks(self, seconds: float) -> Mapping[int, str]:
         """Ask this host's ranks."""
-        ranks = local_ranks(self._spec.run.heartbeats, self._spec.attempt, self._host)
+        ranks = local_ranks(self._spec.run.heartbeats, self._spec.attempt, socket.gethostname())
         return collect_stacks(ranks, self._spec.run.stacks(self._spec.attempt, 0).parent, seconds)
 
     def _breaks_up(self) -> bool:

@@ -9,6 +9,7 @@ from launcher.fleet.fleet import Fleet
 from launcher.fleet.node_state import NodeState
 
 _BREAK_UP_SECONDS = 3.0  # after the first failure, for the other nodes to say what they saw
+_SILENT_SECONDS = 3.0  # an agent speaks once a second
 _END_SECONDS = 40.0  # an agent waits 30 s for a killed process, which may finish a disk write first
 
 
@@ -69,6 +70,12 @@ class PlacedAttempt:
         first = self._fleet.state(self._first_failed_host).failures if self._first_failed_host else None
         lost = {rank: self._lost[host] for host in self._lost for rank in self._ranks_of(host)}
         return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost, oom_kills)
+
+    def is_heard(self) -> bool:
+        """Whether no node is silent that has ranks: one that stays so is lost, which is another verdict than a hang."""
+        states = [self._fleet.state(host) for host in self._hosts if host not in self._lost]
+        running = [state for state in states if state.status is None]
+        return all(time.monotonic() - state.heard_at < _SILENT_SECONDS for state in running)
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Return what the agents last told, grown older since."""
