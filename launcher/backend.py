@@ -87,7 +87,7 @@ class RunningAttempt(Protocol):
         ...
 
     def is_heard(self) -> bool:
-        """Whether every node was heard of just now: what is known of the ranks of a silent one is old."""
+        """Whether every node has lately said how its ranks are. While one is silent, nobody can tell who hangs."""
         ...
 
     def beats(self) -> Mapping[int, RankBeat]:

@@ -38,7 +38,7 @@ class HangGuard:
         if self.verdict or now < self._next_look:
             return None
         self._next_look = now + _LOOK_SECONDS
-        if self._watch.observe(self._attempt.beats(), now) is None:
+        if not self._attempt.is_heard() or self._watch.observe(self._attempt.beats(), now) is None:
             return None
         stacks = self._attempt.stacks(_STACKS_SECONDS)
         beats = self._attempt.beats()

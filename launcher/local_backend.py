@@ -144,12 +144,14 @@ class LocalAttempt:
         return replace(read_agent_log(self._log, self._ended_pids), oom_kills=oom_kills)
 
     def is_heard(self) -> bool:
-        """This machine needs no message."""
+        """This host's files are there to be read."""
         return True
 
     def beats(self) -> Mapping[int, RankBeat]:
-        """Read this host's ranks' heartbeats."""
-        return read_local_beats(self._spec.run.heartbeats, self._spec.attempt, socket.gethostname(), self._node.ranks)
+        """Read this host's ranks' heartbeats, which have its own name; the run may know it by another."""
+        spec = self._spec
+        beats = read_local_beats(spec.run.heartbeats, spec.attempt, socket.gethostname(), self._node.ranks)
+        return {rank: replace(beat, host=self._node.host) for rank, beat in beats.items()}
 
     def stacks(self, seconds: float) -> Mapping[int, str]:
         """Ask this host's ranks."""

@@ -45,7 +45,7 @@ class Listener:
         told = key_from_environment(os.environ)
         self._key = told or secrets.token_bytes(32)
         self._server = _server_on(address_facing(hosts, os.environ))
-        self._address_file = run.nodes / ADDRESS_NAME
+        self._run, self._address_file = run, run.nodes / ADDRESS_NAME
         run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not told:
             write_text(run.nodes / KEY_NAME, self._key.hex())
@@ -54,8 +54,12 @@ class Listener:
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more agents."""
-        self._address_file.unlink(missing_ok=True)
+        """Take no more agents, and leave no directory that holds nothing: the launch may have been refused."""
+        for path in (self._address_file, self._run.nodes / KEY_NAME):
+            path.unlink(missing_ok=True)
+        for directory in (self._run.nodes, self._run.path):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()

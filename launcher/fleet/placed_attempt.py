@@ -9,7 +9,7 @@ from launcher.fleet.fleet import Fleet
 from launcher.fleet.node_state import NodeState
 
 _BREAK_UP_SECONDS = 3.0  # after the first failure, for the other nodes to say what they saw
-_LATELY_SECONDS = 3.0  # agents speak every second
+_SILENT_SECONDS = 3.0  # an agent speaks once a second
 _END_SECONDS = 40.0  # an agent waits 30 s for a killed process, which may finish a disk write first
 
 
@@ -72,9 +72,10 @@ class PlacedAttempt:
         return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost, oom_kills)
 
     def is_heard(self) -> bool:
-        """Whether every node's agent spoke lately: one that is silent may be lost, and is then told as that."""
-        now = time.monotonic()
-        return all(now - self._fleet.state(host).heard_at < _LATELY_SECONDS for host in self._hosts)
+        """Whether no node is silent that has ranks: one that stays so is lost, which is another verdict than a hang."""
+        states = [self._fleet.state(host) for host in self._hosts if host not in self._lost]
+        running = [state for state in states if state.status is None]
+        return all(time.monotonic() - state.heard_at < _SILENT_SECONDS for state in running)
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Return what the agents last told, grown older since."""

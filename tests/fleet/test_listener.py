@@ -155,11 +155,13 @@ def test_the_key_is_its_owners_alone_and_another_one_each_time(run, monkeypatch)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     keys = []
     for _ in range(2):
-        Listener(run, ["127.0.0.1"], lambda _: None).close()
+        listener = Listener(run, ["127.0.0.1"], lambda _: None)
         keys.append((run.nodes / KEY_NAME).read_text())
+        assert stat.S_IMODE((run.nodes / KEY_NAME).stat().st_mode) == 0o600
+        assert stat.S_IMODE(run.nodes.stat().st_mode) == 0o700
+        listener.close()
+        assert not run.path.exists(), "nothing else was written"
     assert len(set(keys)) == 2 and all(len(bytes.fromhex(key)) == 32 for key in keys)
-    assert stat.S_IMODE((run.nodes / KEY_NAME).stat().st_mode) == 0o600
-    assert stat.S_IMODE(run.nodes.stat().st_mode) == 0o700
 
 
 def test_a_key_of_the_scheduler_is_used_and_never_written_down(run, monkeypatch):

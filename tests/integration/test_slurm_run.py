@@ -1,0 +1,120 @@
+"""The real trainer over a real Slurm: what was preempted and queued again is bit for bit the run that never was."""
+
+import json
+import os
+import re
+import subprocess
+import time
+
+import pytest
+from cluster_in_a_box import lab_for_tests
+from run_evidence import losses, samples_of_each_step
+
+from launcher.records import read_heartbeats
+from launcher.status import read_status
+from llama_dist.config import RunDirectory
+
+LONG = 240.0  # on a busy machine
+NUM_STEPS = 300
+TRAIN = {"num_steps": NUM_STEPS, "precision": "fp32"}
+METRICS = {"audit_samples": True, "mlflow": False}
+
+
+@pytest.fixture(scope="module")
+def lab():
+    with lab_for_tests("i", num_nodes=2, with_slurm=True) as lab:
+        slurm(lab, "scontrol", "update", "PartitionName=batch", "GraceTime=25")
+        yield lab
+        slurm(lab, "scancel", "--user=root")
+
+
+def slurm(lab, *command: str) -> str:
+    done = subprocess.run(
+        command, check=False, env=os.environ | lab.environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+def facts_of(lab, job: str) -> dict[str, str]:
+    return dict(re.findall(r"(\S+?)=(\S*)", slurm(lab, "scontrol", "show", "job", job, "--oneliner")))
+
+
+def submit(lab, llama_dist, run_file, num_processes: int) -> str:
+    values = ("backend=slurm", "slurm.num_nodes=2", f"num_processes_per_node={num_processes}")
+    settings = [word for value in values for word in ("--set", f"cluster.{value}")]
+    launched = llama_dist("launch", run_file, *settings, env=os.environ | lab.environment)
+    assert launched.returncode == 0, launched.stderr
+    return re.search(r"submitted as Slurm job (\d+)", launched.stdout)[1]
+
+
+def wait_for_step(run: RunDirectory, attempt: int, step: int, describe) -> None:
+    """Wait until the attempt has done some steps."""
+    deadline = time.monotonic() + LONG
+    while True:
+        beats = [beat for beat in read_heartbeats(run.heartbeats).values() if beat.attempt == attempt]
+        if any(beat.step >= step for beat in beats):
+            return
+        assert time.monotonic() < deadline, describe()
+        time.sleep(0.02)
+
+
+def end_of(lab, job: str, describe) -> str:
+    deadline = time.monotonic() + LONG
+    while facts_of(lab, job)["JobState"] in ("PENDING", "RUNNING", "COMPLETING"):
+        assert time.monotonic() < deadline, describe()
+        time.sleep(0.2)
+    return facts_of(lab, job)["ExitCode"]
+
+
+def assert_same_runs(broken: RunDirectory, unbroken: RunDirectory) -> None:
+    assert losses(broken) == losses(unbroken)
+    assert sorted(losses(broken)) == list(range(1, NUM_STEPS + 1))
+    assert samples_of_each_step(broken) == samples_of_each_step(unbroken)
+
+
+def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int) -> RunDirectory:
+    """The same run on the same topology, on this machine alone."""
+    run_file = write_run("unbroken", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
+    done = llama_dist("launch", run_file, "--set", f"cluster.num_processes_per_node={num_processes}")
+    assert done.returncode == 0, done.stderr
+    return RunDirectory(tmp_path / "runs" / "unbroken")
+
+
+def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab, llama_dist, write_run, tmp_path):
+    run = RunDirectory(tmp_path / "runs" / "requeued")
+    run_file = write_run("requeued", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
+    job = submit(lab, llama_dist, run_file, 1)
+
+    def describe():
+        return (run.path / f"slurm-{job}.out").read_text()
+
+    wait_for_step(run, 1, 8, describe)
+    slurm(lab, "scontrol", "requeue", job)
+    assert end_of(lab, job, describe) == "0:0", describe()
+    assert read_status(run).num_restarts >= 1
+    machines = json.loads((run.attempt(1) / "plan.json").read_text())["machines"]
+    assert [one["host"] for one in machines] == ["node1", "node2"]
+    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2))
+
+
+@pytest.mark.long
+def test_a_pipeline_of_replicas_that_is_preempted_and_queued_again_is_the_unbroken_run(
+    lab, llama_dist, write_run, tmp_path
+):
+    """Pipeline 2 x DP 2 on two hosts."""
+    run = RunDirectory(tmp_path / "runs" / "preempted")
+    run_file = write_run("preempted", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
+    job = submit(lab, llama_dist, run_file, 2)
+
+    def describe():
+        return (run.path / f"slurm-{job}.out").read_text()
+
+    wait_for_step(run, 1, 8, describe)
+    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    slurm(lab, "sbatch", *urgent)
+    wait_for_step(run, 2, 1, describe)
+    slurm(lab, "scontrol", "requeue", job)
+    assert end_of(lab, job, describe) == "0:0", describe()
+    assert "queued again as Slurm job" in describe()
+    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 4))
