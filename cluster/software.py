@@ -1,5 +1,6 @@
 """What program this is: Python, versions of the packages, hash and git revision of our own sources. Imports none."""
 
+import functools
 import hashlib
 import platform
 import subprocess
@@ -40,8 +41,9 @@ class SoftwareFacts:
     git_dirty: bool | None
 
 
+@functools.cache
 def read_software_facts() -> SoftwareFacts:
-    """Look at this process's interpreter and at the sources that it runs; some tens of milliseconds."""
+    """Look at this process's interpreter and at the sources that it runs: once, some tens of milliseconds."""
     source = Path(__file__).resolve().parent.parent
     revision = _git(source, "rev-parse", "HEAD")
     changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None

@@ -12,6 +12,7 @@ from launcher.ends import Outcome
 from launcher.plan import Plan, log_directory
 from launcher.records import write_json
 from llama_dist.config import RunConfig, RunDirectory, dump_config, load_run_config, write_yaml
+from llama_dist.config.run_life import read_life
 
 
 def attempt_numbers(run: RunDirectory) -> list[int]:
@@ -59,7 +60,7 @@ def write_hosts(run: RunDirectory, attempt: int, machines: Sequence[MachineFacts
 def write_exit(run: RunDirectory, attempt: int, outcome: Outcome, values: Mapping[str, Any]) -> None:
     """Record how the attempt ended."""
     steps = {"checkpoint_step_before": outcome.step_before, "checkpoint_step_after": outcome.step_after}
-    write_json(run.attempt_end(attempt), {**values, **steps})
+    write_json(run.attempt_end(attempt), {**values, **steps, "life": read_life(run)})
 
 
 def write_config(path: Path, config: RunConfig) -> None:

@@ -17,6 +17,7 @@ class NodeSpec:
     host: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    ranks: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,10 @@ class RunningAttempt(Protocol):
 
     def failures(self) -> WorkerFailures:
         """Return how the ranks ended, as far as the agents know. Only after `poll` gave a status."""
+        ...
+
+    def is_heard(self) -> bool:
+        """Whether every node was heard of just now: what is known of the ranks of a silent one is old."""
         ...
 
     def beats(self) -> Mapping[int, RankBeat]:

@@ -92,23 +92,9 @@ def launch(
             typer.echo(f"changed:{line}", err=True)
         _print_plan(checked, as_json=as_json)
         return
-    from launcher.hosts import is_outside_allocation
+    from launcher.begin import begin
 
-    if is_outside_allocation(checked.cluster, os.environ):
-        from launcher.submit import submit
-
-        raise typer.Exit(submit(checked, Console()))
-    if checked.cluster.backend == "started":
-        from launcher.started import take_part
-
-        raise typer.Exit(take_part(checked, Console()))
-    if detach:
-        from launcher.detach import launch_detached
-
-        raise typer.Exit(launch_detached(checked, Console()))
-    from launcher.execute import execute
-
-    raise typer.Exit(execute(checked, Console()))
+    raise typer.Exit(begin(checked, Console(), os.environ, detach=detach))
 
 
 @app.command()

@@ -28,6 +28,12 @@ class TooFewNodesError(ReportedError):
     exit_code = ExitCode.RETRY
 
 
+class NoSupervisorError(ReportedError):
+    """A node's agent found no supervisor of its run. A later one may be there."""
+
+    exit_code = ExitCode.RETRY
+
+
 class SubmissionError(ReportedError):
     """A scheduler did not take the job."""
 

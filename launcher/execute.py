@@ -16,15 +16,18 @@ from launcher.checkpoint_link import link_checkpoints
 from launcher.console import Console
 from launcher.errors import LeaseLostError, RunDirectoryError
 from launcher.launch import Launch
-from launcher.lost_checkpoints import bring_back_checkpoints
+from launcher.lost_checkpoints import bring_back_checkpoints, note_checkpoints
 from launcher.plan import log_directory, node_environment
+from launcher.preflight import check_before_launch
+from launcher.restored_life import settle_life
 from launcher.restored_tracking import restore_tracking
 from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
 from llama_dist.checkpoint.manifest import list_steps
-from llama_dist.config import ReportedError, RunDirectory, dump_config, set_aside_path
+from llama_dist.config import ConfigError, ReportedError, RunDirectory, dump_config, set_aside_path
+from llama_dist.config.run_life import begin_life
 from llama_dist.exit_codes import ExitCode
 
 
@@ -36,16 +39,23 @@ def execute(launch: Launch, console: Console) -> int:
 
 def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     run = launch.run
-    if not run.path.exists():
+    is_new = not run.path.exists()
+    if is_new:
         backend.check()
     create_run_directory(run)
+    try:
+        check_before_launch(launch, console)
+    except ConfigError:
+        if is_new:
+            run.path.rmdir()  # nothing else was written yet
+        raise
     with stop_on_signals(run.stop_request) as stop:
         with _disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
             stop.discard()
             changes = launch.find_changes()
             backend.check()
             _open_run(launch, changes, console)
-            preparation = _Preparation(launch, changes)
+            preparation = _Preparation(launch, changes, console)
             supervised = Supervised(run, launch.config, backend, preparation.prepare)
             try:
                 code = _supervise(Supervisor(supervised, stop, console, lease), run)
@@ -72,14 +82,19 @@ def create_run_directory(run: RunDirectory) -> None:
 class _Preparation:
     """Writes the files of each attempt, and starts the shipper once there is a config that it can read."""
 
-    def __init__(self, launch: Launch, changes: tuple[Change, ...]) -> None:
+    def __init__(self, launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
         self.shipper: Shipper | None = None
-        self._launch = launch
-        self._changes = changes
+        self._launch, self._changes, self._console = launch, changes, console
 
     def prepare(self, number: int, machines: Machines) -> AttemptSpec:
-        """Write the attempt down and answer how it is started on these machines."""
+        """Write the attempt down and answer how it is started on these machines.
+
+        Raises RunDirectoryError where the checkpoints are gone: a disk may be lost between two attempts as well.
+        """
         launch, caller = self._launch, self._launch.caller_environment
+        if launch.config.checkpoint.shared:  # else the ranks look, each on its node's disk
+            bring_back_checkpoints(launch.run, launch.config.checkpoint.upload, self._console)
+        note_checkpoints(launch.run)
         fitted = launch.fit(machines)
         plan = launch.plan_attempt(number, machines, fitted.config)
         changes = self._changes + find_changes(dump_config(launch.config), dump_config(fitted.config), ())
@@ -90,8 +105,13 @@ class _Preparation:
             self.shipper = Shipper(launch.run, as_mapping(environment))
         logs, per_node = log_directory(launch.run, number), plan.world_size // len(machines.nodes)
         nodes = [
-            NodeSpec(one.host, command, as_mapping(node_environment(machines, one, per_node, logs, caller)))
-            for one, command in zip(machines.nodes, plan.agent_commands, strict=True)
+            NodeSpec(
+                one.host,
+                command,
+                as_mapping(node_environment(machines, one, per_node, logs, caller)),
+                [place.rank for place in plan.ranks[number * per_node : (number + 1) * per_node]],
+            )
+            for number, (one, command) in enumerate(zip(machines.nodes, plan.agent_commands, strict=True))
         ]
         return AttemptSpec(launch.run, number, nodes, plan.world_size, describe_changes(changes))
 
@@ -119,10 +139,12 @@ def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> 
         console.say(f"{name}: new, in {run.path}")
     elif launch.starts_over(changes):
         _set_aside(launch, console)
+        begin_life(run)
         write_config(run.config, launch.config)  # the run's curve and checkpoints begin with this config
         console.say(f"{name}: starts again at step 0")
     else:
         console.say(f"{name}: continues; newest checkpoint: {f'step {steps[-1]}' if steps else 'none yet'}")
+    settle_life(run)
     told = link_checkpoints(run, launch.config.checkpoint)
     if told:
         console.say(f"{name}: {told}")

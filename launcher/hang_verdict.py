@@ -1,8 +1,8 @@
 """Says in one sentence which rank an attempt hangs on, and what the others wait in. Pure: it has beats and stacks.
 
-The clues, from the surest to the weakest: a process that cannot run; one that gave no answer; a rank that is not in a
-collective while others are; a rank that stands elsewhere than most; a rank that is behind. If none tells ranks apart,
-the sentence says so.
+The clues, from the surest to the weakest: a process that cannot run; a rank that was never seen, or stands while others
+go on; one that gave no stacks; one that is in no collective while others are; one that stands elsewhere than most; one
+that is behind. If none tells ranks apart, the sentence says so.
 """
 
 from collections import Counter
@@ -101,9 +101,12 @@ class _Evidence:
         return outside if len(outside) < len(self._standings) else []
 
     def _elsewhere(self) -> list[int]:
-        """Ranks that stand elsewhere than most: with NCCL a rank waits for its GPU, and no call shows for what."""
+        """Ranks that stand elsewhere than most: with NCCL a rank waits for its GPU, and no call shows for what.
+
+        Where all are in collectives it says nothing: pipeline stages wait in different ones.
+        """
         places = Counter(str(standing) for standing in self._standings.values())
-        if not places:
+        if not places or any(standing.collective for standing in self._standings.values()):
             return []
         place, count = places.most_common(1)[0]
         is_most = 2 * count > len(self._all)
@@ -111,7 +114,9 @@ class _Evidence:
 
     def _behind(self) -> list[int]:
         """Ranks that have done least. Micro-batches count where no stacks say more: pipeline stages differ in them."""
-        progress = {rank: _progress(beat, bool(self._standings)) for rank, beat in self._beats.items()}
+        progress = {
+            rank: _progress(beat, bool(self._standings)) for rank, beat in self._beats.items() if rank in self._all
+        }
         least = min(progress.values(), default=())
         return [rank for rank, value in progress.items() if value == least]
 

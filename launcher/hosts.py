@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.facts import MachineFacts
 from cluster.hostfile import read_hostfile
 from cluster.inventory import Inventory, InventoryNode, inventory_of_hosts
 from cluster.scheduler import read_started
@@ -12,25 +11,24 @@ from cluster.started import Started
 from llama_dist.config import ClusterConfig, ConfigError
 
 
-def inventory_of(cluster: ClusterConfig, machine: MachineFacts, environment: Mapping[str, str]) -> Inventory:
+def inventory_of(cluster: ClusterConfig, this_host: str, environment: Mapping[str, str]) -> Inventory:
     """Nodes in the order of their ranks; this machine alone for `local`. Raises ConfigError with every fault."""
     if cluster.hosts and cluster.hostfile:
         raise ConfigError("cluster.hosts and cluster.hostfile both name nodes: leave one of them out")
     match cluster.backend:
         case "local":
-            return Inventory((InventoryNode(machine.host, None),), "this machine")
+            return Inventory((InventoryNode(this_host, None),), "this machine")
         case "slurm":
             return read_slurm_allocation(environment) or _job_to_come(cluster)
         case "kubernetes":
             count = cluster.kubernetes.num_nodes if cluster.kubernetes else 1
             return _numbered(count, "the job to come")
         case "started":
-            return _inventory_of_started(required_started(environment))
-    if cluster.hostfile:
-        return read_hostfile(Path(cluster.hostfile))
-    if cluster.hosts:
-        return inventory_of_hosts(cluster.hosts, "cluster.hosts")
-    raise ConfigError(f"cluster.backend {cluster.backend}: names no hosts: set cluster.hosts or cluster.hostfile")
+            return _inventory_of_started(cluster, environment)
+    named = _named_hosts(cluster)
+    if named is None:
+        raise ConfigError(f"cluster.backend {cluster.backend}: names no hosts: set cluster.hosts or cluster.hostfile")
+    return named
 
 
 def with_slots(cluster: ClusterConfig, inventory: Inventory) -> ClusterConfig:
@@ -68,11 +66,28 @@ def _job_to_come(cluster: ClusterConfig) -> Inventory:
     return _numbered(cluster.slurm.num_nodes or regular + cluster.spare_nodes, "the job to come")
 
 
-def _inventory_of_started(started: Started) -> Inventory:
+def _named_hosts(cluster: ClusterConfig) -> Inventory | None:
+    if cluster.hostfile:
+        return read_hostfile(Path(cluster.hostfile))
+    return inventory_of_hosts(cluster.hosts, "cluster.hosts") if cluster.hosts else None
+
+
+def _inventory_of_started(cluster: ClusterConfig, environment: Mapping[str, str]) -> Inventory:
+    """The scheduler's own names, else those of the config for its nodes in their order, else numbers."""
+    started = required_started(environment)
+    source = f"the environment of {started.scheduler}"
+    if started.scheduler == "torchrun":  # its processes are the ranks
+        return _numbered(started.num_nodes, source, int(environment["LOCAL_WORLD_SIZE"]))
     if started.hosts:
-        return inventory_of_hosts(started.hosts, f"the environment of {started.scheduler}")
-    return _numbered(started.num_nodes, f"the environment of {started.scheduler}")
+        return inventory_of_hosts(started.hosts, source)
+    named = _named_hosts(cluster)
+    if named and len(named.nodes) != started.num_nodes:
+        raise ConfigError(
+            f"{named.source} names {len(named.nodes)} host(s), {started.scheduler} has started {started.num_nodes}: "
+            "name those alone, in the order of their ranks, or none"
+        )
+    return named or _numbered(started.num_nodes, source)
 
 
-def _numbered(count: int, source: str) -> Inventory:
-    return Inventory(tuple(InventoryNode(f"node{number}", None) for number in range(count)), source)
+def _numbered(count: int, source: str, num_slots: int | None = None) -> Inventory:
+    return Inventory(tuple(InventoryNode(f"node{number}", num_slots) for number in range(count)), source)

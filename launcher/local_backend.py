@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -16,10 +17,10 @@ from cluster.oom import count_oom_kills
 from cluster.ports import port_is_free
 from launcher.agent_log import WorkerFailures, agent_ends_its_ranks, read_agent_log
 from launcher.backend import AttemptSpec, Machines, NodeSpec, RankBeat
+from launcher.hang_evidence import collect_evidence
 from launcher.local_ranks import local_ranks, read_local_beats
 from launcher.plan import tied_command
 from launcher.records import read_exit_records
-from launcher.stacks import collect_stacks
 from launcher.tied import PARENT_VARIABLE
 from llama_dist.config import ClusterConfig, ConfigError
 from llama_dist.exit_codes import ExitCode
@@ -79,16 +80,16 @@ def start_local_attempt(spec: AttemptSpec, node: NodeSpec) -> "LocalAttempt":
         )
     finally:
         os.close(descriptor)
-    return LocalAttempt(agent, log, spec, node.host)
+    return LocalAttempt(agent, log, spec, node)
 
 
 class LocalAttempt:
     """A torchrun agent and the ranks that are its children."""
 
-    def __init__(self, agent: subprocess.Popen[bytes], log: Path, spec: AttemptSpec, host: str) -> None:
+    def __init__(self, agent: subprocess.Popen[bytes], log: Path, spec: AttemptSpec, node: NodeSpec) -> None:
         self._agent = agent
         self._log = log
-        self._spec, self._host = spec, host
+        self._spec, self._node = spec, node
         self._ended_pids: set[int] = set()
         self._oom_kills_before = count_oom_kills()
         self._look_at = 0.0
@@ -139,17 +140,22 @@ class LocalAttempt:
 
     def failures(self) -> WorkerFailures:
         """Read the agent's failure table; ranks that were ended here are not among the causes."""
-        oom_kills = {self._host: count_oom_kills() - self._oom_kills_before}
+        oom_kills = {self._node.host: count_oom_kills() - self._oom_kills_before}
         return replace(read_agent_log(self._log, self._ended_pids), oom_kills=oom_kills)
+
+    def is_heard(self) -> bool:
+        """This machine needs no message."""
+        return True
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Read this host's ranks' heartbeats."""
-        return read_local_beats(self._spec.run.heartbeats, self._spec.attempt, self._host)
+        return read_local_beats(self._spec.run.heartbeats, self._spec.attempt, socket.gethostname(), self._node.ranks)
 
     def stacks(self, seconds: float) -> Mapping[int, str]:
         """Ask this host's ranks."""
-        ranks = local_ranks(self._spec.run.heartbeats, self._spec.attempt, self._host)
-        return collect_stacks(ranks, self._spec.run.stacks(self._spec.attempt, 0).parent, seconds)
+        spec = self._spec
+        ranks = local_ranks(spec.run.heartbeats, spec.attempt, socket.gethostname(), self._node.ranks)
+        return collect_evidence(ranks, spec.run.stacks(spec.attempt, 0).parent, spec.log_directory, seconds)
 
     def _breaks_up(self) -> bool:
         """Whether a rank has failed. One that saved and left, or was done, lets the others finish in their time."""

@@ -6,8 +6,16 @@ import sys
 from launcher.console import Console
 from launcher.errors import RunDirectoryError
 from launcher.saved_steps import step_known_as_saved
-from llama_dist.checkpoint.manifest import has_any_step
+from llama_dist.checkpoint.manifest import has_any_step, list_steps
 from llama_dist.config import RunDirectory
+from llama_dist.config.run_life import note_saved, read_saved
+
+
+def note_checkpoints(run: RunDirectory) -> None:
+    """Write down that there are checkpoints, where no rank has: they came from elsewhere. Raises OSError."""
+    steps, saved = list_steps(run.checkpoints), read_saved(run)
+    if steps and (saved is None or saved.step is None):
+        note_saved(run, steps[-1])
 
 
 def bring_back_checkpoints(run: RunDirectory, store_url: str | None, console: Console) -> None:
@@ -18,7 +26,7 @@ def bring_back_checkpoints(run: RunDirectory, store_url: str | None, console: Co
     if not run.config.is_file() or has_any_step(run.checkpoints):
         return
     step = step_known_as_saved(run)
-    if not step:
+    if step is None:
         return
     if store_url:
         # In a process of its own: the launcher itself loads no store's package.

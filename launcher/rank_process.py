@@ -1,9 +1,9 @@
 """A process that torchrun has started becomes a rank of the run. Rank 0 writes the attempt down first."""
 
-import json
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NoReturn
 
 from cluster.environment import as_mapping
@@ -13,13 +13,14 @@ from launcher.errors import RunDirectoryError
 from launcher.execute import create_run_directory
 from launcher.launch import Launch
 from launcher.plan import Plan, log_directory, node_environment
-from launcher.records import write_json
+from launcher.records import read_json, write_json
 from launcher.run_lock import hold_lock_forever
 from llama_dist.config import ConfigError
 
 _TOKEN_NAME = "torchrun.json"  # noqa: S105 - the name of a file; it holds no secret
 _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.2
+_LOOKED_AT = 3  # the newest attempts: other ranks may come late
 
 
 def become_rank(launch: Launch, environment: Mapping[str, str]) -> NoReturn:
@@ -27,7 +28,7 @@ def become_rank(launch: Launch, environment: Mapping[str, str]) -> NoReturn:
     rank, token = int(environment["RANK"]), _token(environment)
     machines = _machines(launch, environment)
     plan = _write_attempt(launch, machines, token) if rank == 0 else None
-    number = plan.attempt if plan else _wait_for_attempt(launch, token)
+    number = plan.attempt if plan else _wait_for_attempt(launch, token, rank)
     per_node = int(environment["LOCAL_WORLD_SIZE"])
     logs = log_directory(launch.run, number)
     variables = node_environment(machines, launch.machine, per_node, logs, environment)
@@ -44,7 +45,7 @@ _RANK_VARIABLES = (
 
 
 def _token(environment: Mapping[str, str]) -> str:
-    """What is alike in all processes of one start by torchrun, and in no other."""
+    """What is alike in all processes of one start by torchrun. A later start may have the same: see `_claim`."""
     names = ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT")
     return "/".join(environment.get(name, "") for name in names)
 
@@ -71,18 +72,25 @@ def _write_attempt(launch: Launch, machines: Machines, token: str) -> Plan:
     return plan
 
 
-def _wait_for_attempt(launch: Launch, token: str) -> int:
+def _wait_for_attempt(launch: Launch, token: str, rank: int) -> int:
     deadline = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < deadline:
-        for number in reversed(attempt_numbers(launch.run)[-3:]):
-            path = launch.run.attempt(number) / _TOKEN_NAME
-            try:
-                if json.loads(path.read_text(encoding="utf-8"))["token"] == token:
-                    return number
-            except (OSError, ValueError, KeyError):
-                continue
+        for number in reversed(attempt_numbers(launch.run)[-_LOOKED_AT:]):
+            directory = launch.run.attempt(number)
+            if (read_json(directory / _TOKEN_NAME) or {}).get("token") == token and _claim(directory, rank):
+                return number
         time.sleep(_POLL_SECONDS)
     raise RunDirectoryError(
         f"{launch.run.attempts}: rank 0 began no attempt in {_WAIT_SECONDS:.0f} s: see its output; the run directory "
         "must be on a disk that all nodes share"
     )
+
+
+def _claim(directory: Path, rank: int) -> bool:
+    """Take the rank's place in an attempt, once: the attempt of a start before this one has been taken already."""
+    try:
+        descriptor = os.open(directory / f"rank_{rank:05d}.taken", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return False
+    os.close(descriptor)
+    return True

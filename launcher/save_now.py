@@ -12,6 +12,7 @@ from launcher.records import TERMINAL_STATES
 from launcher.status import RunStatus, read_status
 from llama_dist.checkpoint.manifest import step_directory
 from llama_dist.config import ConfigError, RunDirectory
+from llama_dist.config.run_life import read_saved
 
 _POLL_SECONDS = 0.1
 _LOG_TAIL_BYTES = 1 << 16
@@ -53,11 +54,11 @@ def _write_request(run: RunDirectory) -> None:
 
 def _wait(run: RunDirectory, wanted_step: int, alerts_before: int, deadline: float) -> Path:
     while True:
-        status = read_status(run)
-        newest = status.newest_checkpoint_step
+        status, saved = read_status(run), read_saved(run)
         is_taken_up = not run.save_request.exists()
-        if is_taken_up and newest is not None and newest >= wanted_step:
-            return step_directory(run.checkpoints, newest)
+        # What the ranks wrote down: a checkpoint that they passed over as damaged may lie there with a later step.
+        if is_taken_up and saved and saved.step is not None and saved.step >= wanted_step:
+            return step_directory(run.checkpoints, saved.step)
         alerts = read_alerts(run, status.attempt)[alerts_before:]
         if is_taken_up and alerts:
             raise RunDirectoryError(f"run `{run.name}` could not save: {alerts[-1]}")

@@ -3,24 +3,26 @@
 Reads the records only; what is really there is the checkpoint layer's to say.
 """
 
-from launcher.attempt_files import attempt_numbers, latest_config
+from launcher.attempt_files import attempt_numbers
 from launcher.records import read_json
-from launcher.status import last_metrics
 from llama_dist.config import RunDirectory
 from llama_dist.config.run_directory import set_aside_attempt
+from llama_dist.config.run_life import read_life, read_saved
 
 
 def step_known_as_saved(run: RunDirectory) -> int | None:
-    """Newest step that the run must have a checkpoint of, from exit records and spool; None if it has saved nothing."""
+    """Newest step that the run must have a checkpoint of; None if it has saved nothing since it began at step 0."""
+    saved = read_saved(run)
+    noted = [saved.step] if saved and saved.step is not None else []
+    return max([*noted, *_steps_of_exits(run)], default=None)
+
+
+def _steps_of_exits(run: RunDirectory) -> list[int]:
+    """Newest checkpoints before and after the attempts of this life."""
+    life = read_life(run)
     began_anew = max((number for path in run.path.iterdir() if (number := set_aside_attempt(path))), default=0)
-    steps = []
-    for number in attempt_numbers(run):
-        record = read_json(run.attempt(number) / "exit.json") if number >= began_anew else None
-        step = record.get("checkpoint_step_after") if record else None
-        steps += [step] if isinstance(step, int) else []
-    config, metrics = latest_config(run), last_metrics(run.spool)
-    if config and metrics and isinstance(metrics.get("step"), int):
-        # A supervisor that was killed wrote no exit record; the spool still tells how far its ranks came.
-        interval = config.checkpoint.interval_steps
-        steps.append(metrics["step"] // interval * interval)
-    return max(steps, default=0) or None
+    numbers = [number for number in attempt_numbers(run) if number >= began_anew]
+    records = [read_json(run.attempt(number) / "exit.json") or {} for number in numbers]
+    of_life = [record for record in records if record.get("life", life) == life]
+    found = [record.get(f"checkpoint_step_{when}") for record in of_life for when in ("before", "after")]
+    return [step for step in found if isinstance(step, int)]

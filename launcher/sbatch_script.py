@@ -83,7 +83,8 @@ def _asked_for(slurm: SlurmConfig) -> Iterator[str]:
 def _nodes(cluster: ClusterConfig) -> str:
     if cluster.slurm.num_nodes is not None:
         return str(cluster.slurm.num_nodes)
-    return f"{cluster.nodes.min}-{cluster.nodes.max}" if cluster.nodes else "1"
+    spares = cluster.spare_nodes
+    return f"{cluster.nodes.min + spares}-{cluster.nodes.max + spares}" if cluster.nodes else str(1 + spares)
 
 
 def _directive(option: str) -> str:

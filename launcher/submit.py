@@ -8,11 +8,13 @@ from pathlib import Path
 
 from cluster.environment import as_mapping
 from launcher.console import Console
-from launcher.errors import SubmissionError
+from launcher.errors import LiveRunError, SubmissionError
 from launcher.execute import create_run_directory
 from launcher.launch import Launch
+from launcher.lease import who_holds
 from launcher.plan import node_environment, python_of
 from launcher.records import write_json, write_text
+from launcher.run_lock import live_owner
 from launcher.sbatch_script import Submission, render_sbatch_script
 from launcher.stored_request import request_to_json
 
@@ -43,6 +45,8 @@ def submit(launch: Launch, console: Console) -> int:
     program = shutil.which("sbatch")
     if program is None:
         raise SubmissionError("sbatch: not found on this machine: launch on a login node of the cluster")
+    if owner := live_owner(launch.run):
+        raise LiveRunError(who_holds(launch.run, owner))
     submission = submission_of(launch)
     script = render_sbatch_script(launch.cluster, submission)
     create_run_directory(launch.run)

@@ -4,23 +4,22 @@ the run shall go on in a later one. Supervises nothing itself.
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.attempt_files import attempt_numbers
 from launcher.console import Console
 from launcher.edge import run_at_edge
 from launcher.execute import execute
 from launcher.launch import LaunchRequest, check_launch
-from launcher.records import write_json
+from launcher.records import read_json, write_json
+from launcher.slurm_job import SlurmJob, ask_job, requeue_job
 from launcher.stored_request import request_from_json, request_to_json
-from llama_dist.config import ClusterConfig
+from llama_dist.config import RunDirectory
+from llama_dist.config.cluster_slurm import SlurmConfig
 from llama_dist.exit_codes import ExitCode
 
-_REQUEUE_SECONDS = 60.0
 _MARGIN_SECONDS = 60.0  # Slurm sends its signal up to a minute early (sbatch: --signal)
 
 
@@ -31,23 +30,34 @@ def _main() -> int:
     console = Console()
     _begin_once(path, request)
     code = execute(launch, console)
-    if wants_another_job(code, launch.cluster, os.environ, time.time()):
-        job = os.environ["SLURM_JOB_ID"]
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if not job.isdigit() or has_given_up(launch.run):
+        return code
+    if wants_another_job(code, launch.cluster.slurm, ask_job(job), time.time()):
         console.say(f"queued again as Slurm job {job}: the run goes on from its newest checkpoint")
-        program = shutil.which("scontrol") or "/usr/bin/scontrol"
-        subprocess.run([program, "requeue", job], check=False, timeout=_REQUEUE_SECONDS)
+        requeue_job(job)
     return code
 
 
-def wants_another_job(code: int, cluster: ClusterConfig, environment: Mapping[str, str], now: float) -> bool:
-    """Whether the run was only stopped by the job's limit, or lost too many of its nodes."""
-    if not cluster.slurm.requeue or not environment.get("SLURM_JOB_ID", "").isdigit():
+def wants_another_job(code: int, slurm: SlurmConfig, job: SlurmJob, now: float) -> bool:
+    """Whether the run was stopped because its job ends, or lost too many of its nodes.
+
+    Slurm itself queues a job again only if that still runs when its grace time is over: one that has saved and ended
+    in time has to ask. A job that is cancelled stays so.
+    """
+    if not slurm.requeue or not job.is_running:
         return False
-    if code == ExitCode.RETRY:
+    if code == ExitCode.RETRY:  # a crash loop has been told apart before
         return True
-    end = environment.get("SLURM_JOB_END_TIME", "")
-    is_near_limit = end.isdigit() and int(end) - now < cluster.slurm.signal_before_limit_seconds + _MARGIN_SECONDS
-    return code == ExitCode.STOPPED and is_near_limit
+    notice_seconds = slurm.signal_before_limit_seconds + _MARGIN_SECONDS
+    is_near_end = job.end_time is not None and job.end_time - now < notice_seconds
+    return code == ExitCode.STOPPED and (job.is_preempted or is_near_end)
+
+
+def has_given_up(run: RunDirectory) -> bool:
+    """Whether the newest attempt was the last: too few nodes, by contrast, end a run between two attempts."""
+    newest = max(attempt_numbers(run), default=0)
+    return (read_json(run.attempt_end(newest)) or {}).get("next") == "failed"
 
 
 def _begin_once(path: Path, request: LaunchRequest) -> None:

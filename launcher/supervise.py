@@ -180,6 +180,7 @@ class Supervisor:
             hang=watched.hang,
             is_resized=watched.is_resized,
             oom_kills=failures.oom_kills,
+            nodes_change=self._launch.backend.has_more_nodes(),
         )
 
     def _record_exit(self, decision: Finish | Retry, outcome: Outcome, started: float) -> None:

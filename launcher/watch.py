@@ -45,16 +45,23 @@ class AttemptWatch:
                 raise LeaseLostError(self._lease.lost_because)
             output.show_new()
             self._take_wishes(grace_seconds)
-            if not self._hang and not self._stop.is_asked and (hang := look_for_hang()):
-                self._hang = hang
-                self._console.say(f"{hang}; ending the attempt")
-                self._attempt.end_now()
+            self._take_hang(look_for_hang)
             if time.monotonic() > self._deadline or self._stop.is_urgent:
-                self._console.say("ending the ranks without waiting for a save; the newest checkpoint is kept")
+                self._console.say("ending the ranks without waiting any longer; the newest checkpoint is kept")
                 self._attempt.end_now()
             time.sleep(_POLL_SECONDS)
         output.show_new()
         return Watched(status, self._hang, self._is_resized)
+
+    def _take_hang(self, look_for_hang: Callable[[], str | None]) -> None:
+        """End the attempt if it hangs; not where a node is silent, which is then lost, or where it ends anyway."""
+        if self._hang or self._stop.is_asked or not self._attempt.is_heard():
+            return
+        hang = look_for_hang()
+        if hang:
+            self._hang = hang
+            self._console.say(f"{hang}; ending the attempt")
+            self._attempt.end_now()
 
     def _take_wishes(self, grace_seconds: float) -> None:
         self._take_scheduler_signals()

@@ -117,15 +117,19 @@ def fetch_checkpoint(
     *,
     step: Annotated[int | None, typer.Option(min=0, help="Which one; by default the newest that is whole.")] = None,
     store: Annotated[str | None, typer.Option(metavar="URL", help="In place of the run's checkpoint.upload.")] = None,
+    life: Annotated[
+        str | None, typer.Option(help="Another life of the run's name: a directory of the store. See checkpoints.md.")
+    ] = None,
 ) -> None:
     """Copy a checkpoint back from the store that `checkpoint.upload` names, verify it, and print where it is.
 
     Example: llama-dist checkpoint fetch runs/tiny --step 1000
     """
-    from llama_dist.checkpoint.pruning import fetch
+    from llama_dist.checkpoint.fetching import fetch
     from llama_dist.config import RunDirectory
 
-    typer.echo(fetch(RunDirectory(run), step, store))
+    directory = RunDirectory(run.absolute())
+    typer.echo(fetch(directory, step, store, life=life, tell=lambda line: typer.echo(line, err=True)))
 
 
 def export_checkpoint(
@@ -150,7 +154,9 @@ def export_checkpoint(
 
 
 def import_checkpoint(
-    source: Annotated[Path, typer.Argument(help="Folder that `save_pretrained` wrote, with .safetensors files.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder that `save_pretrained` or DeepSpeed's `save_checkpoint` wrote.")
+    ],
     run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run that shall begin with these weights.")],
     *,
     overrides: Annotated[
@@ -160,15 +166,19 @@ def import_checkpoint(
         bool, typer.Option("--ignore-tokenizer", help="Take the weights though their tokenizer is another.")
     ] = False,
 ) -> None:
-    """Make a Hugging Face LLaMA the first checkpoint of a run: `launch` then trains on from its weights.
+    """Make a LLaMA of Hugging Face, or a checkpoint of DeepSpeed's own, the first checkpoint of a run: `launch` then
+    trains on from it.
 
     Example: llama-dist checkpoint import exported/tiny configs/run/tiny.yaml --set name=tiny-continued
     """
     from importlib.metadata import version
 
     from llama_dist.config import load_run_config
-    from llama_dist.interop.hf_import import import_from_hf
+    from llama_dist.interop.import_model import import_model
 
     config = load_run_config(run_file, tuple(overrides or ()))
     revision = f"{version('llama-dist')}, imported"
-    typer.echo(import_from_hf(source, config, revision, ignore_tokenizer=ignore_tokenizer))
+    written = import_model(
+        source, config, revision, ignore_tokenizer=ignore_tokenizer, tell=lambda told: typer.echo(told, err=True)
+    )
+    typer.echo(written)

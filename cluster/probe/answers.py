@@ -73,8 +73,11 @@ class NodeProbe:
         }
 
     def _storage(self, request: Request) -> dict[str, Any]:
+        counted = _texts(request, "counted")
         return {
-            "places": {path: describe_place(Path(path)) for path in _texts(request, "places")},
+            "places": {
+                path: describe_place(Path(path), count_bytes=path in counted) for path in _texts(request, "places")
+            },
             "datasets": {path: describe_dataset(Path(path)) for path in _texts(request, "datasets")},
             "files": {path: hash_file(Path(path)) for path in _texts(request, "files")},
         }

@@ -31,16 +31,24 @@ def serve_standard_streams() -> None:
 
 
 def answer_line(probe: NodeProbe, line: bytes) -> dict[str, Any]:
-    """Answer one request line; what cannot be answered is a fault with its reason, never an exception."""
-    number: Any = None
+    """Answer one request line by the values of one answer line."""
     try:
         request = json.loads(line)
-        number = request.get("id")
-        return {ANSWER_MARK: 1, "id": number, "answer": probe.answer(request)}
+    except ValueError:
+        request = None
+    if not isinstance(request, dict):
+        return {ANSWER_MARK: 1, "id": None, "fault": "the request is no JSON object"}
+    return {ANSWER_MARK: 1, "id": request.get("id"), **answer_of(probe, request)}
+
+
+def answer_of(probe: NodeProbe, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `answer`; what cannot be answered is a `fault` with its reason, never an exception."""
+    try:
+        return {"answer": probe.answer(request)}
     except (ProbeError, OSError) as error:
-        return {ANSWER_MARK: 1, "id": number, "fault": _told(error)}
+        return {"fault": _told(error)}
     except Exception as error:  # noqa: BLE001 - the edge of a program: the driver names the host beside it
-        return {ANSWER_MARK: 1, "id": number, "fault": f"{type(error).__name__}: {error}"}
+        return {"fault": f"{type(error).__name__}: {error}"}
 
 
 def _work(probe: NodeProbe, requests: "SimpleQueue[bytes]", send: Send) -> None:

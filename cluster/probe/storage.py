@@ -9,8 +9,11 @@ from typing import Any
 _MAX_SHARDS = 20_000  # their sizes are asked one by one; on a network file system that takes a few seconds
 
 
-def describe_place(path: Path) -> dict[str, Any]:
-    """Describe the disk that a directory lies on, or would lie on: its nearest parent that exists is looked at."""
+def describe_place(path: Path, *, count_bytes: bool) -> dict[str, Any]:
+    """Describe the disk that a directory lies on, or would lie on: its nearest parent that exists is looked at.
+
+    What is below the directory is counted only if asked for: a place of many runs may hold millions of files.
+    """
     try:
         existing = nearest_existing(path)
         disk = os.statvfs(existing)
@@ -20,7 +23,7 @@ def describe_place(path: Path) -> dict[str, Any]:
         "existing": str(existing),
         "is_writable": os.access(existing, os.W_OK | os.X_OK) and not disk.f_flag & os.ST_RDONLY,
         "free_bytes": disk.f_bavail * disk.f_frsize,
-        "used_bytes": _bytes_below(path),
+        "used_bytes": _bytes_below(path) if count_bytes else 0,
     }
 
 

@@ -22,10 +22,15 @@ _MAX_REPEATED = 4
 
 @dataclass(frozen=True)
 class LinkSpeeds:
-    """What was measured, and how many pairs were not."""
+    """What was measured, and what was not."""
 
     pairs: tuple[PairSpeed, ...]
+
+    host_faults: Mapping[str, str]
+    """Nodes that could not take part, and why."""
+
     num_left_out: int
+    """Pairs for which no time was left."""
 
 
 def measure_all_pairs(
@@ -34,7 +39,7 @@ def measure_all_pairs(
     """Measure all pairs but those that are known to be cut."""
     loaded = ask_all(nodes, hosts, {"ask": "load_torch"}, _LOAD_SECONDS)
     faults = {host: answer.fault for host, answer in loaded.items() if answer.values is None}
-    pairs = [PairSpeed(host, host, fault=f"torch cannot be loaded: {fault}") for host, fault in faults.items()]
+    pairs: list[PairSpeed] = []
     num_left_out = 0
     for all_of_round in pair_rounds([host for host in hosts if host not in faults]):
         round_pairs = [pair for pair in all_of_round if frozenset(pair) not in cut]
@@ -42,7 +47,7 @@ def measure_all_pairs(
             num_left_out += len(round_pairs)
         else:
             pairs += _measure_round(nodes, round_pairs, backend)
-    return LinkSpeeds(tuple(_repeat_slow(nodes, pairs, backend)), num_left_out)
+    return LinkSpeeds(tuple(_repeat_slow(nodes, pairs, backend)), faults, num_left_out)
 
 
 def _repeat_slow(nodes: Budget, pairs: list[PairSpeed], backend: str) -> list[PairSpeed]:

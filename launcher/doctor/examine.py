@@ -11,6 +11,7 @@ from launcher.doctor.all_reduce import measure_all_pairs
 from launcher.doctor.budget import Budget
 from launcher.doctor.directory_markers import leave_markers
 from launcher.doctor.machine_checks import (
+    MEMORY,
     ClockReading,
     check_clocks,
     check_gpu_errors,
@@ -93,7 +94,7 @@ class Examination:
         backend = "nccl" if all(self._hardware[host].gpus.gpus for host in hosts) else "gloo"
         cut = {frozenset((one.source, one.target)) for one in self._unreached}
         speeds = measure_all_pairs(self._nodes, hosts, backend, cut)
-        self.results += check_all_reduce(backend, speeds.pairs, speeds.num_left_out)
+        self.results += check_all_reduce(backend, speeds.pairs, speeds.host_faults, speeds.num_left_out)
 
     def _greet(self) -> None:
         begin = time.monotonic()
@@ -123,15 +124,25 @@ class Examination:
         self.results += check_gpus(hardware, self._subject.cluster.num_processes_per_node)
         self.results += check_gpu_errors(hardware)
         self.results += check_idle(hardware)
-        num_gpus = min(len(node.gpus.gpus) for node in hardware.values())
-        self.results += check_memory(hardware, memory_need(self._subject, num_gpus))
+        need = memory_need(self._subject, min(len(node.gpus.gpus) for node in hardware.values()))
+        if need is None:
+            why = "`llama-dist plan` refuses this topology" if self._subject.config else _NO_RUN
+            self.results.append(CheckResult(MEMORY, None, "skipped", why))
+        else:
+            self.results += check_memory(hardware, need)
 
     def _look_at_storage(self) -> None:
         subject, need = self._subject, disk_need(self._subject)
         decisive = decisive_files(subject)
         files = {str(path.absolute()): hash_file(path) for path in (*subject.files, *decisive)}
         places = [need.path] if need else []
-        request = {"ask": "storage", "places": places, "datasets": subject.datasets, "files": list(files)}
+        request = {
+            "ask": "storage",
+            "places": places,
+            "counted": places if need and need.is_own else [],
+            "datasets": subject.datasets,
+            "files": list(files),
+        }
         seen: dict[str, Storage] = self._read(request, _FACTS_SECONDS, read_storage)
         config = {host: one.files for host, one in seen.items()}
         self.results += check_config(files, [str(path) for path in decisive], config)

@@ -13,7 +13,7 @@ IDLE = "idle"
 MEMORY = "memory"
 CLOCK = "clock"
 
-HERE = "this host"
+_HERE = ""  # among the names of nodes
 _GIB = 1 << 30
 # A driver without any process holds some hundred MiB of a large GPU.
 _BUSY_GPU_BYTES = 1 * _GIB
@@ -113,10 +113,8 @@ def check_idle(nodes: Mapping[str, Hardware]) -> list[CheckResult]:
     return summed_up(IDLE, list(nodes), findings, "nothing else works on any node")
 
 
-def check_memory(nodes: Mapping[str, Hardware], need: MemoryNeed | None) -> list[CheckResult]:
+def check_memory(nodes: Mapping[str, Hardware], need: MemoryNeed) -> list[CheckResult]:
     """Judge whether the ranks of each node fit: into a GPU each, or together into the free memory of the host."""
-    if need is None:
-        return [CheckResult(MEMORY, None, "skipped", "no run file, or a topology that `llama-dist plan` refuses")]
     findings = {}
     for host, node in nodes.items():
         on_gpus = bool(node.gpus.gpus)
@@ -142,7 +140,7 @@ def check_clocks(readings: Mapping[str, Sequence[ClockReading]]) -> list[CheckRe
     if not best:
         return [CheckResult(CLOCK, None, "skipped", "no node's clock was read")]
     here = ClockReading(0.0, 0.0, 0.0)
-    clocks = {HERE: here, **best}
+    clocks = {_HERE: here, **best}
     reference = sorted(clocks.values(), key=lambda one: one.skew_seconds)[(len(clocks) - 1) // 2]
     if len(clocks) == 2:
         reference = here
@@ -154,7 +152,8 @@ def check_clocks(readings: Mapping[str, Sequence[ClockReading]]) -> list[CheckRe
         if surely > _WARNED_SKEW_SECONDS:
             verdict: Verdict = "failed" if surely > _FAILED_SKEW_SECONDS else "warning"
             text = f"clock {abs(skew):.2f} s {'ahead of' if skew > 0 else 'behind'} the others (within {error:.3f} s)"
-            findings[host] = CheckResult(CLOCK, host, verdict, text, "set it right: chrony or ntp on the node")
+            about, whose = (None, "this host's ") if host == _HERE else (host, "")
+            findings[host] = CheckResult(CLOCK, about, verdict, whose + text, "set it right, for example by chrony")
     error = max(clock.error_seconds for clock in best.values())
     fine = f"no clock is off by more than {largest:.3f} s (read within {error:.3f} s)"
     return summed_up(CLOCK, list(clocks), findings, fine)

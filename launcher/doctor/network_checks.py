@@ -49,9 +49,8 @@ def check_ports(
     ]
     advice = "open the ports between the nodes, and give each a name that all the others know"
     for host, some in _by_culprit(unreached):
-        others = sorted(({one.source for one in some} | {one.target for one in some}) - {host})
         shown = some[0]
-        text = f"no connection with {join_hosts(others)}; {shown.source} to {shown.target}: {shown.reason}"
+        text = f"no connection with {join_hosts(_others(host, some))}; {shown.source} to {shown.target}: {shown.reason}"
         results.append(CheckResult(PORTS, host, "failed", text, advice))
     if results:
         return results
@@ -77,16 +76,18 @@ def slow_pairs(pairs: Sequence[PairSpeed]) -> list[PairSpeed]:
     return sorted(slow, key=lambda pair: pair.bytes_per_second)
 
 
-def check_all_reduce(backend: str, pairs: Sequence[PairSpeed], num_left_out: int) -> list[CheckResult]:
+def check_all_reduce(
+    backend: str, pairs: Sequence[PairSpeed], host_faults: Mapping[str, str], num_left_out: int
+) -> list[CheckResult]:
     """Judge the links by an all-reduce of each pair of nodes. A node whose links are all slow is named itself."""
     good = [pair for pair in pairs if not pair.fault]
     results = [
-        CheckResult(
-            ALL_REDUCE, pair.first, "failed", f"with {pair.second}: {pair.fault}", "look at both nodes' network"
-        )
-        for pair in pairs
-        if pair.fault
+        CheckResult(ALL_REDUCE, host, "failed", f"torch cannot be loaded there: {fault}", "mend its installation")
+        for host, fault in host_faults.items()
     ]
+    for host, some in _by_culprit([Unreached(pair.first, pair.second, pair.fault) for pair in pairs if pair.fault]):
+        text = f"none with {join_hosts(_others(host, some))}: {some[0].reason}"
+        results.append(CheckResult(ALL_REDUCE, host, "failed", text, "look at the network of these nodes"))
     usual, slow = usual_speed(good), slow_pairs(good)
     wholly_slow = _wholly_slow_hosts(good, slow)
     for pair in slow:
@@ -138,6 +139,10 @@ def _by_culprit(unreached: Sequence[Unreached]) -> list[tuple[str, list[Unreache
         covered.append((worst, [one for one in left if worst in (one.source, one.target)]))
         left = [one for one in left if worst not in (one.source, one.target)]
     return covered
+
+
+def _others(host: str, some: Sequence[Unreached]) -> list[str]:
+    return sorted(({one.source for one in some} | {one.target for one in some}) - {host})
 
 
 def _port_advice(port: int | None) -> str:

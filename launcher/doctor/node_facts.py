@@ -49,7 +49,7 @@ class Place:
     is_writable: bool = False
     free_bytes: int = 0
     used_bytes: int = 0
-    """Below the directory itself."""
+    """Below the directory itself, where that was asked."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ _KNOWN_CAUSES = (
     (r"connection (closed|reset)|banner exchange", "something ends the connection: look at the log of the node's sshd"),
     (r"no module named", "install llama-dist on the node, or name its interpreter by cluster.python"),
     (r"not found|no such file", "name the node's Python interpreter by cluster.python"),
-    (r"invalid job id|not in this|allocation|nodelist", "take the hosts of the allocation that this runs in"),
+    (r"unable to (create step|allocate)|invalid (job|node)", "take the hosts of the allocation that this runs in"),
 )  # fmt: skip
 
 

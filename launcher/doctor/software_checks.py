@@ -63,7 +63,7 @@ def check_config(
     a differing one on a node is not read, but shows a place that was forgotten.
     """
     if not files:
-        return [CheckResult(CONFIG, None, "skipped", "no run file given")]
+        return [CheckResult(CONFIG, None, "skipped", "no config file to compare")]
     findings = {}
     for host, seen in nodes.items():
         other = [path for path, value in files.items() if value and seen.get(path) not in (None, value)]

@@ -20,6 +20,9 @@ class DiskNeed:
     """What the checkpoints of a run take at most, on each node or on the disk that all share."""
 
     path: str
+    is_own: bool
+    """Whether the directory is this run's alone, so that what it holds is part of the need."""
+
     checkpoint_bytes: int
     num_checkpoints: int
     is_shared: bool

@@ -10,6 +10,7 @@ from pathlib import Path
 from launcher.attempt_files import attempt_numbers
 from launcher.doctor.machine_checks import MemoryNeed
 from launcher.doctor.storage_checks import DiskNeed
+from launcher.hosts import inventory_of, is_outside_allocation
 from launcher.memory import estimate_memory
 from launcher.plan import run_directory_of
 from launcher.shells import local_command, srun_command, ssh_command
@@ -55,9 +56,12 @@ def hosts_of(cluster: ClusterConfig) -> tuple[str, ...]:
             "backend kubernetes: there are no pods before the launch: run `llama-dist doctor` in one, with "
             "--set cluster.backend=started"
         )
-    if not cluster.hosts:
-        raise ConfigError(f"backend {cluster.backend} needs the names of the nodes: set cluster.hosts")
-    return tuple(cluster.hosts)
+    if is_outside_allocation(cluster, os.environ):
+        raise ConfigError(
+            "backend slurm: the nodes are known once Slurm has given them: run `llama-dist doctor` inside an "
+            "allocation (salloc)"
+        )
+    return inventory_of(cluster, socket.gethostname(), os.environ).hosts
 
 
 def probe_command(cluster: ClusterConfig, host: str) -> tuple[str, ...]:
@@ -83,21 +87,16 @@ def disk_need(subject: Subject) -> DiskNeed | None:
     size = config.model.num_parameters * _CHECKPOINT_BYTES_PER_PARAMETER * _CHECKPOINT_MARGIN
     if not checkpoint.shared:
         size /= len(subject.hosts)  # each node keeps what its own ranks write
+    is_own = os.path.lexists(run.checkpoints) or checkpoint.directory is None
     num_by_clock = 1 if checkpoint.interval_minutes else 0
     num_lasting = config.train.num_steps // checkpoint.keep_every_steps if checkpoint.keep_every_steps else 0
     return DiskNeed(
-        path=checkpoint_place(run, checkpoint.directory),
+        path=os.path.realpath(run.checkpoints if is_own else str(checkpoint.directory)),
+        is_own=is_own,
         checkpoint_bytes=round(size),
         num_checkpoints=checkpoint.keep_last + checkpoint.keep_best + num_lasting + num_by_clock + 1,
         is_shared=checkpoint.shared,
     )
-
-
-def checkpoint_place(run: RunDirectory, directory: str | None) -> str:
-    """Return where the checkpoints lie, or will lie."""
-    if os.path.lexists(run.checkpoints) or directory is None:
-        return os.path.realpath(run.checkpoints)
-    return str(Path(directory).absolute())
 
 
 def memory_need(subject: Subject, num_gpus_per_node: int) -> MemoryNeed | None:

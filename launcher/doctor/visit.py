@@ -1,5 +1,6 @@
 """The doctor as others call it: the whole examination, and the quick part that a launch does first."""
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from launcher.doctor.examine import Examination
 from launcher.doctor.probe_pool import Asker, ProbePool
 from launcher.doctor.result import DoctorReport
 from launcher.doctor.subject import Subject, hosts_of, probe_command
+from launcher.doctor.this_machine import this_machine
 from llama_dist.config import load_cluster_config, load_run_config
 
 _WHOLE_SECONDS = 55.0  # an examination takes less than a minute, whatever the nodes do
@@ -50,12 +52,10 @@ def examine(subject: Subject) -> DoctorReport:
 
 def quick_checks(subject: Subject) -> DoctorReport:
     """Do every check but the all-reduce, which takes seconds."""
+    if subject.cluster.backend in ("local", "started") and subject.cluster.python in (None, sys.executable):
+        with this_machine() as nodes:
+            return _examine(subject, nodes, with_links=False)
     return _visit(subject, with_links=False)
-
-
-def quick_checks_over(subject: Subject, nodes: Asker) -> DoctorReport:
-    """Do the quick checks over probes that somebody else has started, and ends."""
-    return _examine(subject, nodes, with_links=False)
 
 
 def _visit(subject: Subject, *, with_links: bool) -> DoctorReport:

@@ -6,6 +6,7 @@ that nothing but JSON lines is read. Address and key are files of the run direct
 
 import contextlib
 import hashlib
+import ipaddress
 import multiprocessing
 import os
 import secrets
@@ -13,14 +14,14 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from pathlib import Path
 
 from launcher.fleet.link import SocketLink
 from launcher.node.messages import decode
 from launcher.records import write_json, write_text
-from llama_dist.config import RunDirectory
+from llama_dist.config import ConfigError, RunDirectory
 
 KEY_NAME = "key"
 KEY_VARIABLE = "LLAMA_DIST_JOIN_KEY"
@@ -28,17 +29,22 @@ ADDRESS_NAME = "supervisor.json"
 _HANDSHAKE_SECONDS = 10
 _BACKLOG = 4096  # all nodes of a large run come at once
 _FIRST_LINE_BYTES = 4096
+_MOST_HOSTS = 16  # whose names are looked up for the address that faces them
+_ELSEWHERE = "192.0.2.1"  # of the documentation's network (RFC 5737): the way there is the default route
+
+NOT_OURS = (OSError, EOFError, KeyError, ValueError, multiprocessing.AuthenticationError, AssertionError)
+"""What a handshake with a stranger may raise; Python 3.11 asserts that what came is a challenge."""
 
 
 class Listener:
     """Accepts agents, and hands each over as a link."""
 
-    def __init__(self, run: RunDirectory, peer: str, take: Callable[[SocketLink], None]) -> None:
-        """`peer` is a host of the cluster: the port opens on the address that faces it."""
+    def __init__(self, run: RunDirectory, hosts: Sequence[str], take: Callable[[SocketLink], None]) -> None:
+        """Open a port on the address that faces the hosts of the cluster. Raises ConfigError where there is none."""
         self._take = take
         told = key_from_environment(os.environ)
         self._key = told or secrets.token_bytes(32)
-        self._server = socket.create_server((address_facing(peer), 0), backlog=_BACKLOG)
+        self._server = _server_on(address_facing(hosts, os.environ))
         self._address_file = run.nodes / ADDRESS_NAME
         run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not told:
@@ -74,7 +80,7 @@ class Listener:
             with connection.makefile("rb", buffering=0) as lines:
                 message = decode(lines.readline(_FIRST_LINE_BYTES)) or {}
             self._take(SocketLink(str(message["host"]), connection))
-        except (OSError, EOFError, KeyError, multiprocessing.AuthenticationError):
+        except NOT_OURS:
             connection.close()
 
 
@@ -94,12 +100,36 @@ def limit_waits(connection: socket.socket, seconds: int) -> None:
         connection.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
 
 
-def address_facing(peer: str) -> str:
-    """This host's address on the way to `peer`; nothing is sent."""
-    family, kind, protocol, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)
-        return str(probe.getsockname()[0])
+def address_facing(hosts: Sequence[str], environment: Mapping[str, str]) -> str:
+    """This host's address on the way to the others; nothing is sent. Raises ConfigError where none can be told.
+
+    A host's own name may mean a loopback address on itself, by which no other comes in: that is taken only where there
+    is no other. MASTER_ADDR, where a scheduler or its user set it, is the best name of the cluster's network.
+    """
+    named = [name for name in (environment.get("MASTER_ADDR", ""), *hosts[:_MOST_HOSTS]) if name]
+    found = [address for name in (*named, _ELSEWHERE) if (address := _own_end(name))]
+    if not found:
+        raise ConfigError(
+            f"this host has no way to the run's hosts ({', '.join(named[:3])}): no name of them is known here: set "
+            "MASTER_ADDR to the first node's name or address, for example by `mpirun -x MASTER_ADDR=node1`"
+        )
+    others = [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_loopback]
+    return next(iter(others), found[0]) if len(hosts) > 1 else found[0]
+
+
+def _own_end(peer: str) -> str:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:  # an unknown name, or no route
+        return ""
+
+
+def _server_on(address: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=_BACKLOG)
 
 
 def read_key(nodes: Path) -> bytes:

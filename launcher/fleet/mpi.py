@@ -10,6 +10,7 @@ class MpiPlacement:
     """One mpirun (OpenMPI's options) with a process a node."""
 
     agents_join = True
+    hosts_are_on_their_way = False
 
     def __init__(self, hosts: Sequence[str], python: str, run_directory: Path) -> None:
         self._hosts, self._python, self._run_directory = tuple(hosts), python, run_directory

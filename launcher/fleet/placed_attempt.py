@@ -4,11 +4,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from launcher.agent_log import WorkerFailures
-from launcher.backend import AttemptSpec, RankBeat
+from launcher.backend import AttemptSpec, NodeSpec, RankBeat
 from launcher.fleet.fleet import Fleet
 from launcher.fleet.node_state import NodeState
 
 _BREAK_UP_SECONDS = 3.0  # after the first failure, for the other nodes to say what they saw
+_LATELY_SECONDS = 3.0  # agents speak every second
 _END_SECONDS = 40.0  # an agent waits 30 s for a killed process, which may finish a disk write first
 
 
@@ -24,7 +25,7 @@ class PlacedAttempt:
         self._is_ended = False
         for node in spec.nodes:
             fleet.state(node.host).begin(spec.attempt)
-            fleet.tell(self._start_message(node.command, node.environment), [node.host])
+            fleet.tell(self._start_message(node), [node.host])
 
     def poll(self) -> int | None:
         """Return 0 or the first failed node's status once every node's ranks have ended, or the node is lost."""
@@ -70,6 +71,11 @@ class PlacedAttempt:
         lost = {rank: self._lost[host] for host in self._lost for rank in self._ranks_of(host)}
         return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost, oom_kills)
 
+    def is_heard(self) -> bool:
+        """Whether every node's agent spoke lately: one that is silent may be lost, and is then told as that."""
+        now = time.monotonic()
+        return all(now - self._fleet.state(host).heard_at < _LATELY_SECONDS for host in self._hosts)
+
     def beats(self) -> Mapping[int, RankBeat]:
         """Return what the agents last told, grown older since."""
         now = time.monotonic()
@@ -88,12 +94,13 @@ class PlacedAttempt:
         self._fleet.wait(lambda: all(state.stacks is not None for state in states), seconds + 2.0)
         return {rank: text for state in states for rank, text in (state.stacks or {}).items()}
 
-    def _start_message(self, command: Sequence[str], environment: Mapping[str, str]) -> dict[str, object]:
+    def _start_message(self, node: NodeSpec) -> dict[str, object]:
         return {
             "do": "start",
             "attempt": self._spec.attempt,
-            "command": list(command),
-            "environment": dict(environment),
+            "command": list(node.command),
+            "environment": dict(node.environment),
+            "ranks": list(node.ranks),
             "num_nodes": len(self._spec.nodes),
             "num_ranks": self._spec.num_ranks,
         }
@@ -117,7 +124,5 @@ class PlacedAttempt:
     def _has_ended(self) -> bool:
         return all(host in self._lost or self._fleet.state(host).status is not None for host in self._hosts)
 
-    def _ranks_of(self, host: str) -> range:
-        per_node = self._spec.num_ranks // len(self._hosts)
-        first = self._hosts.index(host) * per_node
-        return range(first, first + per_node)
+    def _ranks_of(self, host: str) -> Sequence[int]:
+        return self._spec.nodes[self._hosts.index(host)].ranks

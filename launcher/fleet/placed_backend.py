@@ -36,6 +36,8 @@ class PlacedBackend:
 
     def check(self) -> None:
         """Reach every node. Raises ConfigError with all that cannot be used, where the rest is too few."""
+        if self._placement.hosts_are_on_their_way:
+            return
         self._greet({})
         present = [host for host in self._fleet.hosts if host not in self._absent()]
         if len(present) < self._needs.fewest:
@@ -97,7 +99,7 @@ class PlacedBackend:
     def _listen(self) -> None:
         """Open the door for agents that come by themselves. They look for it in the run directory."""
         if self._placement.agents_join and self._listener is None:
-            self._listener = Listener(self._run, self._fleet.hosts[0], self._fleet.add)
+            self._listener = Listener(self._run, self._fleet.hosts, self._fleet.add)
 
     def _greet(self, set_aside: Mapping[str, str]) -> None:
         """Reach the nodes, wait until each has answered or cannot, and drop those that run another program."""

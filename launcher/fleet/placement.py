@@ -27,6 +27,11 @@ class Placement(Protocol):
         """Whether the agents connect to the supervisor, rather than being reached by a pipe."""
         ...
 
+    @property
+    def hosts_are_on_their_way(self) -> bool:
+        """Whether hosts that do not answer at first are waited for: a scheduler is starting them."""
+        ...
+
     def hosts(self) -> tuple[str, ...]:
         """Every host that the run may use, in the order of their ranks. Raises ConfigError with all faults at once."""
         ...

@@ -11,6 +11,7 @@ class SshPlacement:
     """One connection a node. Closing it ends the node's agent."""
 
     agents_join = False
+    hosts_are_on_their_way = False
 
     def __init__(self, cluster: ClusterConfig, hosts: Sequence[str], python: str) -> None:
         self._cluster, self._hosts, self._python = cluster, tuple(hosts), python

@@ -10,6 +10,7 @@ class StartedPlacement:
     """The first node's process supervises and starts the agent of its own node; the others' agents come in."""
 
     agents_join = True
+    hosts_are_on_their_way = True
 
     def __init__(self, hosts: Sequence[str], python: str, run_directory: Path) -> None:
         self._hosts, self._python, self._run_directory = tuple(hosts), python, run_directory

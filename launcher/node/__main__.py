@@ -10,9 +10,9 @@ import signal
 from pathlib import Path
 
 from launcher.edge import run_at_edge
-from launcher.node.agent import NodeAgent
+from launcher.node.agent import AGENT_SIGNALS, NodeAgent
 from launcher.node.channel import Channel
-from launcher.node.joining import join
+from launcher.node.joining import agent_on, join
 from launcher.node.place import own_names
 from llama_dist.config import RunDirectory
 
@@ -28,12 +28,12 @@ def _main() -> int:
     if arguments.join:
         host = arguments.host or own_names(os.environ)[0]
         connection = join(RunDirectory(arguments.join), host, _JOIN_SECONDS)
-        agent = NodeAgent(Channel(connection.fileno(), connection.fileno()), host)
+        agent = agent_on(connection, host)
     else:
         writing = os.dup(1)
         os.dup2(2, 1)  # what else prints must not come between the messages
         agent = NodeAgent(Channel(0, writing), arguments.host)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    for number in AGENT_SIGNALS:
         signal.signal(number, agent.receive_signal)
     return agent.serve()
 

@@ -28,14 +28,18 @@ from llama_dist.exit_codes import ExitCode
 
 _POLL_SECONDS = 0.1
 _ALIVE_SECONDS = 1.0
+AGENT_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""What a scheduler may send to an agent, whose process passes them on by `receive_signal`."""
+
 _FIRST_WORD_SECONDS = 60.0  # a supervisor that is not heard for so long at the start is gone
 
 
 class NodeAgent:
     """One node's part of a run, over all its attempts while the channel is open."""
 
-    def __init__(self, channel: Channel, host: str) -> None:
-        self._channel, self._host = channel, host
+    def __init__(self, channel: Channel, host: str, address: str = "") -> None:
+        """`address` is this end of the channel, where that is a connection; `host` may be empty: it is then found."""
+        self._channel, self._host, self._address = channel, host, address
         self._lease_seconds = _FIRST_WORD_SECONDS
         self._heard_at = time.monotonic()
         self._alive_at = 0.0
@@ -44,6 +48,7 @@ class NodeAgent:
         self._attempt: LocalAttempt | None = None
         self._number = 0
         self._is_dismissed = False
+        self._signals: list[str] = []
 
     def serve(self) -> int:
         """Work until the channel closes, the lease is over or the supervisor says `leave`; answers the exit code."""
@@ -63,8 +68,11 @@ class NodeAgent:
             self._channel.flush()
 
     def receive_signal(self, number: int, _frame: FrameType | None = None) -> None:
-        """Pass a scheduler's signal on: the supervisor decides what it means."""
-        self._say("signal", name=signal.Signals(number).name)
+        """Note a scheduler's signal, to be passed on: the supervisor decides what it means.
+
+        Nothing is sent here: the signal may have come while the channel's queue is locked.
+        """
+        self._signals.append(signal.Signals(number).name)
 
     def _say(self, what: str, **values: Any) -> None:
         self._channel.send({"say": what, "host": self._host, **values})
@@ -101,7 +109,7 @@ class NodeAgent:
 
     def _greet(self, message: Message) -> None:
         self._lease_seconds = float(message["lease_seconds"])
-        place = find_place(self._host, message["hosts"], os.environ)
+        place = find_place(self._host, message["hosts"], os.environ, self._address)
         self._host = place.host
         facts = replace(
             read_machine_facts(os.environ), host=place.host, address=place.address, interface=place.interface
@@ -131,14 +139,16 @@ class NodeAgent:
     def _start(self, message: Message) -> None:
         assert self._run is not None, "the supervisor greets first"
         self._end_attempt()
-        node = NodeSpec(self._host, message["command"], message["environment"])
+        node = NodeSpec(self._host, message["command"], message["environment"], message["ranks"])
         nodes = (node,) * int(message["num_nodes"])  # their number alone matters here
         self._number = int(message["attempt"])
         spec = AttemptSpec(self._run, self._number, nodes, int(message["num_ranks"]))
         self._attempt = start_local_attempt(spec, node)
 
     def _watch(self) -> None:
-        """Tell how the ranks are, once a second, and at once that they have ended."""
+        """Tell how the ranks are, once a second, and at once that they have ended or that a signal came."""
+        while self._signals:
+            self._say("signal", name=self._signals.pop(0))
         status = self._attempt.poll() if self._attempt else None
         if self._attempt and status is not None:
             failures = failures_to_json(self._attempt.failures())

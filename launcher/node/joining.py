@@ -1,12 +1,13 @@
 """How an agent that a scheduler started finds its supervisor: by the run directory, with the run's key."""
 
-import multiprocessing
 import socket
 import time
 from multiprocessing.connection import answer_challenge, deliver_challenge
 
-from launcher.errors import RunDirectoryError
-from launcher.fleet.listener import ADDRESS_NAME, borrowed, limit_waits, read_key
+from launcher.errors import NoSupervisorError
+from launcher.fleet.listener import ADDRESS_NAME, NOT_OURS, borrowed, limit_waits, read_key
+from launcher.node.agent import NodeAgent
+from launcher.node.channel import Channel
 from launcher.node.messages import encode
 from launcher.records import read_json
 from llama_dist.config import RunDirectory
@@ -16,19 +17,25 @@ _AGAIN_SECONDS = 0.25
 
 
 def join(run: RunDirectory, host: str, seconds: float) -> socket.socket:
-    """Return a connection to the run's supervisor. Raises RunDirectoryError where none was found in time."""
+    """Return a connection to the run's supervisor. Raises NoSupervisorError where none was found in time."""
     deadline = time.monotonic() + seconds
     fault = ""
     while time.monotonic() < deadline:
         try:
             return _connect(run, host)
-        except (OSError, EOFError, KeyError, ValueError, multiprocessing.AuthenticationError) as error:
-            fault = str(error)
+        except NOT_OURS as error:
+            fault = str(error) or type(error).__name__
             time.sleep(_AGAIN_SECONDS)
-    raise RunDirectoryError(
+    raise NoSupervisorError(
         f"{run.nodes / ADDRESS_NAME}: no supervisor of the run could be joined in {seconds:.0f} s ({fault}): is the "
         "run launched, and its directory on a disk that all nodes share?"
     )
+
+
+def agent_on(connection: socket.socket, host: str) -> NodeAgent:
+    """Return the node's agent whose supervisor is at the other end."""
+    channel = Channel(connection.fileno(), connection.fileno())
+    return NodeAgent(channel, host, str(connection.getsockname()[0]))
 
 
 def _connect(run: RunDirectory, host: str) -> socket.socket:

@@ -18,10 +18,14 @@ class Place:
     interface: str
 
 
-def find_place(told: str, hosts: Sequence[str], environment: Mapping[str, str]) -> Place:
-    """Find this machine among the run's hosts. Raises ConfigError where its own names are none of them."""
+def find_place(told: str, hosts: Sequence[str], environment: Mapping[str, str], address: str = "") -> Place:
+    """Find this machine among the run's hosts. Raises ConfigError where its own names are none of them.
+
+    `address` is the one from which it reached its supervisor, where it did: that is in the network of the cluster. A
+    name may mean 127.0.1.1 on its own machine, and SSH_CONNECTION may be the log-in node's, which a job inherits.
+    """
     host = told or _own_name(hosts, environment)
-    address = _address_of(host, environment)
+    address = address or _address_of(host, environment)
     return Place(host, address, _interface_of(address))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from llama_dist.checkpoint.manifest import (
     MANIFEST_NAME,
     CheckpointError,
+    has_any_step,
     list_candidates,
-    list_steps,
     read_manifest,
     step_directory,
+    step_of_name,
 )
 from llama_dist.checkpoint.upload import is_uploaded
 from llama_dist.checkpoint.verify import verify_checkpoint
@@ -60,9 +61,9 @@ def verify_all(path: Path) -> Iterator[str]:
     """Verify one checkpoint, or all of a run; yield a line for each. Raises CheckpointError after the last, if any
     is damaged."""
     directories = [path]
-    if not (path / MANIFEST_NAME).is_file():
+    if step_of_name(path.name) is None and not (path / MANIFEST_NAME).is_file():
         checkpoints = _checkpoints_of(path)
-        directories = [step_directory(checkpoints, step) for step in list_steps(checkpoints)]
+        directories = [step_directory(checkpoints, step) for step in list_candidates(checkpoints)]
     faults = []
     for directory in directories:
         found = verify_checkpoint(directory)
@@ -74,8 +75,8 @@ def verify_all(path: Path) -> Iterator[str]:
 
 def _checkpoints_of(run: Path) -> Path:
     checkpoints = run / "checkpoints"
-    if not list_steps(checkpoints):
-        raise CheckpointError(f"{checkpoints}: holds no checkpoint with a {MANIFEST_NAME}: is {run} a run directory?")
+    if not has_any_step(checkpoints):
+        raise CheckpointError(f"{checkpoints}: holds no checkpoint: is {run} a run directory?")
     return checkpoints
 
 

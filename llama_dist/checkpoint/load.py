@@ -9,33 +9,18 @@ from typing import Any
 
 import torch
 
-from llama_dist.checkpoint.manifest import CheckpointError, Manifest, list_candidates, read_manifest, step_directory
-from llama_dist.checkpoint.newest_good import Found, agree_on_newest_good, gather_faults, none_good
+from llama_dist.checkpoint.manifest import CheckpointError, Manifest, read_manifest
+from llama_dist.checkpoint.newest_good import Found, agree_on_newest_good, gather_faults
 from llama_dist.checkpoint.node_copies import carry_out, close_directory, open_directory
 from llama_dist.checkpoint.placement import describe_copy, plan_copies
 from llama_dist.checkpoint.range_reader import Wanted, files_needed, read_ranges
-from llama_dist.checkpoint.verify import verify_checkpoint
+from llama_dist.checkpoint.verify import find_newest_good, verify_checkpoint
 from llama_dist.parallel.engine import STATES, Engine, StatePartition
 from llama_dist.runtime.process_group import all_gather_json
 
 __all__ = ["Found", "agree_on_newest_good", "find_newest_good", "load_into", "load_weights"]
 
 _MOST_FAULTS_TOLD = 12
-
-
-def find_newest_good(checkpoints: Path) -> Path:
-    """Directory of the newest checkpoint whose files are all as its manifest says. One process, no group.
-
-    Raises CheckpointError with the fault of each one, if none is good.
-    """
-    faults = []
-    for step in reversed(list_candidates(checkpoints)):
-        directory = step_directory(checkpoints, step)
-        found = verify_checkpoint(directory)
-        if not found:
-            return directory
-        faults += found
-    raise none_good(checkpoints, faults)
 
 
 def load_into(
@@ -114,7 +99,7 @@ def _bring_files(partitions: Iterable[StatePartition], found: Found, tell: Calla
     place, manifest = found.placement, found.manifest
     if len(place.nodes.leaders) == 1:
         return
-    holds_no_tensor = {file for file, keys in enumerate(manifest.keys_by_file()) if not keys}
+    holds_no_tensor = set(range(len(manifest.files))) - manifest.files_with_tensors()
     needed_here = files_needed(manifest, ((one.name, one.offset, one.length) for one in partitions))
     needed: list[set[int]] = [set(holds_no_tensor) for _ in place.nodes.leaders]
     for rank, files in enumerate(all_gather_json(sorted(needed_here))):

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import xxhash
 
 from data_pipeline.config import ReportedError
+from llama_dist.checkpoint.disk import sync_directory, write_synced
 from llama_dist.checkpoint.manifest_values import check_files, check_progress, check_tensors
 from llama_dist.checkpoint.regular_file import read_regular
 from llama_dist.checkpoint.tensor_file import tensor_key
@@ -110,6 +111,9 @@ class Progress:
     tracking: dict[str, Any] = field(default_factory=dict)
     """Identity of the run in the tracker, so that a copied checkpoint can continue the same one."""
 
+    life: str = ""
+    """Which life of its name the run was in; empty in an imported checkpoint, or of a run that had none."""
+
 
 @dataclass(frozen=True)
 class Manifest(Progress):
@@ -124,13 +128,21 @@ class Manifest(Progress):
     states: tuple[str, ...] = MASTER_AND_MOMENTS
     """What it holds of each parameter. Moments that are absent begin at zero."""
 
-    def keys_by_file(self) -> list[list[tuple[str, int]]]:
-        """What each file must hold: (key, elements) of every piece and state, in the order of `files`."""
-        keys: list[list[tuple[str, int]]] = [[] for _ in self.files]
+    def keys_of(self, files: Iterable[int]) -> dict[int, list[tuple[str, int]]]:
+        """What each of these files, by number, must hold: (key, elements) of every piece and state.
+
+        Of a large world each rank asks for its share alone: the keys of all files are more than a million texts.
+        """
+        keys: dict[int, list[tuple[str, int]]] = {file: [] for file in files}
         for name, record in self.tensors.items():
             for piece in record.pieces:
-                keys[piece.file] += [(tensor_key(name, state, piece.offset), piece.length) for state in self.states]
+                if piece.file in keys:
+                    keys[piece.file] += [(tensor_key(name, state, piece.offset), piece.length) for state in self.states]
         return keys
+
+    def files_with_tensors(self) -> set[int]:
+        """Numbers of the files that hold any piece."""
+        return {piece.file for record in self.tensors.values() for piece in record.pieces}
 
     def to_json(self) -> str:
         """Text of the manifest, with a checksum over all of it. A large index takes its time, but holds the
@@ -170,12 +182,12 @@ def list_candidates(checkpoints: Path) -> list[int]:
 
     Not among them: a save that a kill cut off before its last rename, for it never existed.
     """
-    return sorted(
-        step
-        for step, path in _step_entries(checkpoints)
-        if os.path.lexists(path / MANIFEST_NAME)
-        or not any((path / name).exists() for name in (_UNFINISHED_NAME, _REVOKED_NAME))
-    )
+    return sorted(step for step, path in _step_entries(checkpoints) if not _is_unfinished(path))
+
+
+def list_unfinished(checkpoints: Path) -> list[Path]:
+    """Directories of steps whose save was cut off before its last rename."""
+    return [path for _, path in _step_entries(checkpoints) if _is_unfinished(path)]
 
 
 def has_any_step(checkpoints: Path) -> bool:
@@ -240,26 +252,9 @@ def finish_manifest(directory: Path) -> None:
     sync_directory(directory)
 
 
-def write_synced(path: Path, chunks: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write a file, readable by its owner alone, and wait until the disk has it; answer its bytes and checksum.
-
-    Hashing and writing let other threads run. Raises OSError that names the file.
-    """
-    digest, num_bytes = xxhash.xxh3_128(), 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        for chunk in chunks:
-            digest.update(chunk)
-            left = memoryview(chunk)
-            num_bytes += len(left)
-            while left:
-                left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        os.close(descriptor)
-    return num_bytes, digest.hexdigest()
+def _is_unfinished(directory: Path) -> bool:
+    marks = (directory / name for name in (_UNFINISHED_NAME, _REVOKED_NAME))
+    return not os.path.lexists(directory / MANIFEST_NAME) and any(mark.exists() for mark in marks)
 
 
 def revoke_manifest(directory: Path) -> bool:
@@ -271,13 +266,10 @@ def revoke_manifest(directory: Path) -> bool:
     return True
 
 
-def sync_directory(directory: Path) -> None:
-    """Wait until the disk has the directory's names."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def withdraw_manifest(directory: Path) -> None:
+    """Let the checkpoint exist no more: its directory is that of a save that never finished."""
+    (directory / MANIFEST_NAME).rename(directory / _UNFINISHED_NAME)
+    sync_directory(directory)
 
 
 def _step_entries(checkpoints: Path) -> Iterator[tuple[int, Path]]:

@@ -48,6 +48,7 @@ def check_progress(values: dict[str, Any]) -> None:
         _natural(values, key)
     for key in ("config", "world", "data", "scalars"):
         _field(values, key, dict)
+    _field({"life": ""} | values, "life", str)
     for key, value in values["scalars"].items():
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise ValueError(f"scalars: {key} is {value!r}, needs a number")

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llama_dist.checkpoint.manifest import (
 )
 from llama_dist.checkpoint.placement import Nodes, arrange_nodes, share_by_bytes
 from llama_dist.checkpoint.range_reader import num_threads
-from llama_dist.checkpoint.verify import verify_file
+from llama_dist.checkpoint.verify import none_good, verify_file
 from llama_dist.runtime.process_group import all_gather_json
 
 
@@ -51,6 +51,8 @@ class Found:
     manifest: Manifest
     passed_over: tuple[str, ...]
     placement: Placement
+    damaged_steps: tuple[int, ...] = ()
+    """The newer ones, by step."""
 
 
 def agree_on_newest_good(
@@ -66,10 +68,11 @@ def agree_on_newest_good(
     assert len(members) == world_size
     nodes = arrange_nodes([(host, local) for host, local in members], is_shared=local_rank is None)
     faults: list[str] = []
-    for step in reversed(_list_together(checkpoints, nodes)):
+    steps = _list_together(checkpoints, nodes)[::-1]
+    for number, step in enumerate(steps):
         found = _examine(step_directory(checkpoints, step), rank, nodes, faults)
         if found:
-            return found
+            return replace(found, damaged_steps=tuple(steps[:number]))
     if faults:
         raise none_good(checkpoints, faults)
     return None
@@ -82,14 +85,6 @@ def gather_faults(nodes: Nodes, faults: Sequence[str]) -> list[str]:
         for fault in of_rank:
             first_rank.setdefault(fault, rank)
     return [_by_rank(nodes, first_rank[fault], fault) for fault in sorted(first_rank)]
-
-
-def none_good(checkpoints: Path, faults: Sequence[str]) -> CheckpointError:
-    """The error that ends a run whose checkpoints are all damaged."""
-    listed = "\n  ".join(faults) or "there is none"
-    return CheckpointError(
-        f"{checkpoints}: no checkpoint is good:\n  {listed}\nRestore one from a copy, or start again with --fresh."
-    )
 
 
 def _list_together(checkpoints: Path, nodes: Nodes) -> list[int]:
@@ -188,7 +183,7 @@ def _verify_share(
     }
     shares = share_by_bytes(sizes, nodes.ranks_of(nodes.node_of_rank[rank]))
     mine = [file for file, of_rank in shares.items() if of_rank == rank]
-    keys = manifest.keys_by_file()
+    keys = manifest.keys_of(mine)
     with ThreadPoolExecutor(num_threads()) as executor:
         faults = list(executor.map(lambda file: verify_file(directory, records[file], keys[file]), mine))
     wrong = [(file, fault) for file, fault in zip(mine, faults, strict=True) if fault]

@@ -13,13 +13,8 @@ import torch
 import xxhash
 from torch import distributed
 
-from llama_dist.checkpoint.manifest import (
-    FileRecord,
-    finish_manifest,
-    is_step_directory,
-    prepare_manifest_file,
-    sync_directory,
-)
+from llama_dist.checkpoint.disk import make_directory, sync_directory
+from llama_dist.checkpoint.manifest import FileRecord, finish_manifest, is_step_directory, prepare_manifest_file
 from llama_dist.checkpoint.placement import Copy
 from llama_dist.checkpoint.regular_file import open_regular, read_into
 
@@ -29,8 +24,7 @@ _CHUNK_BYTES = 1 << 24
 def open_directory(directory: Path, manifest: bytes) -> str | None:
     """On a node that lacks the manifest: make the directory, marked as unfinished. Answers what went wrong, or None."""
     try:
-        # Through the link that a run directory may hold in its place, whose end need not exist on this disk yet.
-        Path(os.path.realpath(directory.parent)).mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(directory.parent)
         directory.mkdir(exist_ok=True, mode=0o700)
         if not is_step_directory(directory):
             return f"{directory}: is a link, the copy of a checkpoint needs a directory of its own: remove it"

@@ -1,14 +1,12 @@
-"""What `llama-dist checkpoint prune` and `fetch` do: a run's own rules, applied by hand. Prints nothing."""
+"""What `llama-dist checkpoint prune` does: a run's own rules, applied by hand. Prints nothing."""
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from llama_dist.checkpoint.manifest import CheckpointError, list_steps, step_directory
+from llama_dist.checkpoint.manifest import CheckpointError, read_manifest
 from llama_dist.checkpoint.retention import Retention, remove_checkpoint
-from llama_dist.checkpoint.store import CheckpointStore
-from llama_dist.checkpoint.upload import is_uploaded, persist
-from llama_dist.checkpoint.verify import verify_checkpoint
+from llama_dist.checkpoint.upload import is_uploaded
+from llama_dist.checkpoint.verify import find_newest_good
 from llama_dist.config import CheckpointConfig, RunDirectory, load_run_config
 
 
@@ -44,8 +42,12 @@ def judge(run: RunDirectory, policy: CheckpointConfig) -> list[Verdict]:
 
     Raises CheckpointError where none is good: then nothing may be removed.
     """
-    newest = _newest_good(run.checkpoints)
-    reasons = Retention(run.checkpoints, policy, is_uploaded).reasons(newest)
+    try:
+        newest = find_newest_good(run.checkpoints)
+    except CheckpointError as error:
+        raise CheckpointError(f"none is removed: {error}") from None
+    retention = Retention(run.checkpoints, policy, is_uploaded)
+    reasons = retention.reasons(read_manifest(newest).step)
     return [Verdict(step, reasons[step]) for step in sorted(reasons)]
 
 
@@ -54,37 +56,3 @@ def prune(run: RunDirectory, verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         if not verdict.is_kept:
             remove_checkpoint(run.checkpoints, verdict.step)
-
-
-def fetch(run: RunDirectory, step: int | None, store_url: str | None = None) -> Path:
-    """Copy a checkpoint, by default the newest good one, from the run's store to the local disk; answers its directory.
-
-    `store_url` stands for the run's own `checkpoint.upload`.
-
-    Raises CheckpointError where the run has no store, the store no such checkpoint, or none that is whole.
-    """
-    url = store_url or policy_of(run).upload
-    if url is None:
-        raise CheckpointError(f"run `{run.name}` has no checkpoint.upload: there is no store to fetch from")
-    store = CheckpointStore(url, run.name)
-    there = persist(store.steps)
-    wanted = [one for one in reversed(there) if step in (None, one)]
-    faults = []
-    for one in wanted:
-        try:
-            return persist(lambda one=one: store.fetch(one, Path(run.checkpoints).resolve()))  # type: ignore[misc]
-        except CheckpointError as error:
-            faults.append(str(error))
-    listed = "\n  ".join(faults) or f"it has {', '.join(map(str, there)) or 'none'}"
-    raise CheckpointError(f"{store.url}: no {'checkpoint' if step is None else f'step {step}'} to fetch: {listed}")
-
-
-def _newest_good(checkpoints: Path) -> int:
-    faults: list[str] = []
-    for step in reversed(list_steps(checkpoints)):
-        found = verify_checkpoint(step_directory(checkpoints, step))
-        if not found:
-            return step
-        faults += found
-    listed = "\n  ".join(faults) or "there is none"
-    raise CheckpointError(f"{checkpoints}: no checkpoint is good, so none is removed:\n  {listed}")

@@ -3,18 +3,21 @@
 `reasons_to_keep` is the whole policy, and pure. Removing is one rename, so that no half checkpoint is ever left.
 """
 
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_dist.checkpoint.disk import sync_directory
 from llama_dist.checkpoint.manifest import (
+    MANIFEST_NAME,
     CheckpointError,
+    Manifest,
     SaveKind,
     list_steps,
     read_manifest,
     step_directory,
-    sync_directory,
 )
 from llama_dist.config import CheckpointConfig
 from llama_dist.runtime.fence import NO_FENCE, Fence
@@ -33,13 +36,21 @@ class Facts:
 
 
 def reasons_to_keep(
-    checkpoints: Sequence[Facts], policy: CheckpointConfig, newest_good_step: int
+    checkpoints: Sequence[Facts],
+    policy: CheckpointConfig,
+    newest_good_step: int,
+    *,
+    verified_step: int | None = None,
+    damaged_steps: Collection[int] = (),
 ) -> dict[int, tuple[str, ...]]:
     """Return why each step is kept; one without a reason may be removed.
 
-    Those after `newest_good_step` are damaged and were passed over: they are left alone, and count for nothing.
+    `verified_step` was read and found good, which `newest_good_step` may only have been written. Those after
+    `newest_good_step` are damaged and were passed over, as are `damaged_steps`: they are left alone, and count for
+    nothing.
     """
-    judged = sorted((one for one in checkpoints if one.step <= newest_good_step), key=lambda one: one.step)
+    undamaged = [one for one in checkpoints if one.step <= newest_good_step and one.step not in damaged_steps]
+    judged = sorted(undamaged, key=lambda one: one.step)
     lasting = [one.step for one in judged if one.kind != "clock"]
     measured = sorted((one.held_out_loss, one.step) for one in judged if one.held_out_loss is not None)
     best = {step for _, step in measured[: policy.keep_best]}
@@ -47,9 +58,12 @@ def reasons_to_keep(
     def reasons(one: Facts) -> tuple[str, ...]:
         if one.step > newest_good_step:
             return ("later than the newest good one",)
+        if one.step in damaged_steps:
+            return ("damaged",)
         every = policy.keep_every_steps
         found = {
             "newest good": one.step == newest_good_step,
+            "last verified": one.step == verified_step != newest_good_step,
             f"among the last {policy.keep_last}": one.step in lasting[-policy.keep_last :],
             f"every {every} steps": every is not None and one.step % every == 0,
             f"among the best {policy.keep_best}": one.step in best,
@@ -72,11 +86,37 @@ class Retention:
     ) -> None:
         self._checkpoints, self._policy, self._is_uploaded, self._fence = checkpoints, policy, is_uploaded, fence
         self._known: dict[tuple[int, int], Facts] = {}
+        self._verified_step: int | None = None
+        self._damaged_steps: set[int] = set()
+
+    def pass_over(self, steps: Collection[int]) -> None:
+        """Count these for nothing: they were found damaged."""
+        self._damaged_steps |= set(steps)
+
+    def note_verified(self, step: int) -> None:
+        """Keep this one, whatever is written after it, until another was verified."""
+        self._verified_step = step
+
+    def note_written(self, manifest: Manifest) -> None:
+        """Take what decides from the manifest at hand: a large one takes seconds to read."""
+        self._damaged_steps.discard(manifest.step)
+        with contextlib.suppress(OSError):
+            self._known[self._key(manifest.step)] = Facts(manifest.step, manifest.kind, manifest.held_out_loss)
+
+    def is_damaged(self, step: int) -> bool:
+        """Whether it was passed over."""
+        return step in self._damaged_steps
 
     def reasons(self, newest_good_step: int) -> dict[int, tuple[str, ...]]:
         """Return why each checkpoint is kept, none if it is not; one with a damaged manifest is not among them."""
         facts = [one for step in list_steps(self._checkpoints) if (one := self._facts(step))]
-        return reasons_to_keep(facts, self._policy, newest_good_step)
+        return reasons_to_keep(
+            facts,
+            self._policy,
+            newest_good_step,
+            verified_step=self._verified_step,
+            damaged_steps=self._damaged_steps,
+        )
 
     def remove_superseded(self, newest_good_step: int) -> list[int]:
         """Remove what is not kept; answers the steps. `newest_good_step` was just written, or verified.
@@ -94,8 +134,7 @@ class Retention:
     def _facts(self, step: int) -> Facts | None:
         directory = step_directory(self._checkpoints, step)
         try:
-            # The time tells a checkpoint from one of the same step that the run wrote when it was here again.
-            key = (step, directory.stat().st_mtime_ns)
+            key = self._key(step)
             if key not in self._known:
                 manifest = read_manifest(directory)
                 self._known[key] = Facts(step, manifest.kind, manifest.held_out_loss)
@@ -103,6 +142,10 @@ class Retention:
             return None
         known = self._known[key]
         return Facts(step, known.kind, known.held_out_loss, self._is_uploaded(directory))
+
+    def _key(self, step: int) -> tuple[int, int]:
+        # The time tells a checkpoint from one of the same step that the run wrote when it was here again.
+        return step, (step_directory(self._checkpoints, step) / MANIFEST_NAME).stat().st_mtime_ns
 
 
 def remove_checkpoint(checkpoints: Path, step: int) -> None:

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from llama_dist.checkpoint.disk import remove_entry
 from llama_dist.checkpoint.manifest import is_step_directory, revoke_manifest
 from llama_dist.runtime.fence import Fence
 
@@ -43,7 +44,7 @@ def revoke_unfinished(checkpoints: Path, fence: Fence) -> None:
 def remove_leftovers(checkpoints: Path, attempt: int) -> None:
     """Remove what saves that were cut off have left, but nothing of an attempt after this one."""
     for leftover in (*_stagings_before(checkpoints, attempt + 1), *checkpoints.glob(".replaced_*")):
-        shutil.rmtree(leftover)
+        remove_entry(leftover)
 
 
 def _stagings_before(checkpoints: Path, attempt: int) -> Iterator[Path]:

@@ -9,13 +9,8 @@ from pathlib import Path
 
 import torch
 
-from llama_dist.checkpoint.manifest import (
-    FileRecord,
-    Progress,
-    TensorRecord,
-    step_directory,
-    write_synced,
-)
+from llama_dist.checkpoint.disk import write_synced
+from llama_dist.checkpoint.manifest import FileRecord, Progress, TensorRecord, step_directory
 from llama_dist.checkpoint.rank_file import FileLayout, chunks_of, lay_out
 from llama_dist.checkpoint.retention import Retention
 from llama_dist.checkpoint.save_group import SaveGroup, attempt

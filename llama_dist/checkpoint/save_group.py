@@ -4,6 +4,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from torch import distributed
@@ -75,7 +76,9 @@ class SaveGroup:
             raise FencedError(fenced)
         failed = [f"rank {rank}: {one['error']}" for rank, one in enumerate(outcomes) if "error" in one]
         if failed:
-            raise CheckpointError("the checkpoint was not written: " + "; ".join(failed))
+            raise CheckpointError(
+                f"the checkpoint was not written: {'; '.join(failed)}: free or mend that disk; the older ones stand"
+            )
         return [one["result"] for one in outcomes]
 
 
@@ -86,4 +89,5 @@ def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:
     except FencedError as error:
         return {"fenced": str(error)}
     except OSError as error:
-        return {"error": f"{error.filename or 'checkpoint'}: {error.strerror or error}"}
+        about = next((one for one in arguments if isinstance(one, Path)), "checkpoint")
+        return {"error": f"{error.filename or about}: {error.strerror or error}"}

@@ -4,6 +4,7 @@ A crash at any instant leaves either the whole checkpoint or none, and the older
 the caller's (`save.py`, `writer.py`).
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import xxhash
 
+from llama_dist.checkpoint.disk import make_directory, remove_entry, sync_directory, write_synced
 from llama_dist.checkpoint.manifest import (
     MASTER_AND_MOMENTS,
     TOKENIZER_NAME,
@@ -22,10 +24,9 @@ from llama_dist.checkpoint.manifest import (
     Progress,
     TensorRecord,
     finish_manifest,
+    list_unfinished,
     prepare_manifest,
     step_directory,
-    sync_directory,
-    write_synced,
 )
 from llama_dist.checkpoint.revocation import remove_leftovers, staging_directory
 from llama_dist.checkpoint.save_group import NOTHING, SaveGroup, attempt
@@ -87,7 +88,8 @@ def write_transaction(
             shutil.rmtree(staging, ignore_errors=True)
         raise
     if only_leaders:  # with what it replaced
-        shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the next save removes it, or tells what is wrong
+            remove_entry(staging)
     return manifest
 
 
@@ -121,11 +123,15 @@ def point_latest(checkpoints: Path, target: Path) -> None:
 
 def _prepare(checkpoints: Path, staging: Path, fence: Fence) -> None:
     fence.check()
-    # Through the link that a run directory may hold in its place, whose end need not exist on this disk yet.
-    Path(os.path.realpath(checkpoints)).mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(checkpoints)
     remove_leftovers(checkpoints, fence.attempt)
     staging.mkdir(mode=0o700)
     (staging / _NEW).mkdir(mode=0o700)
+    for unfinished in list_unfinished(checkpoints):
+        # By one rename first: a directory that is half removed would pass for a damaged checkpoint.
+        aside = staging / unfinished.name
+        unfinished.rename(aside)
+        remove_entry(aside)
 
 
 def _write(write_files: WriteFiles, staging: Path) -> list[list[Any]]:
@@ -152,8 +158,8 @@ def _move(staging: Path, manifest: Manifest, tokenizer: bytes, fence: Fence) -> 
         write_synced(new / TOKENIZER_NAME, [tokenizer])
     prepare_manifest(new, manifest)
     fence.check()
-    if target.exists():
-        # A damaged or unfinished checkpoint of the same step: the run went back past it and is here again.
+    if os.path.lexists(target):
+        # A damaged checkpoint of the same step, or what was put in its place: the run went back and is here again.
         target.rename(staging / _REPLACED)
     new.rename(target)
     sync_directory(staging.parent)

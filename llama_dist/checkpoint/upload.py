@@ -1,20 +1,30 @@
-"""Copies checkpoints to a store behind any fsspec URL, in a thread of each rank's own. Removes nothing, local or there.
+"""Copies checkpoints to a store behind any fsspec URL, in a thread of each rank's own. Removes nothing local.
 
-Each rank copies its share of the files; once all have their size in the store, the manifest follows, and last comes a
-note on the local disk. No rank asks another: what they must know of each other is in the store.
+Each rank copies its share of the files, and beside each a mark with its checksum; once all have theirs, the manifest
+follows, and last comes a note on the local disk. No rank asks another: what they must know is in the store. A step that
+the store has with other content, of when the run was here before, is replaced: first its manifest goes, then its files.
 """
 
 import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from llama_dist.checkpoint.manifest import MANIFEST_NAME, CheckpointError, Manifest, read_manifest, write_synced
+from llama_dist.checkpoint.disk import write_synced
+from llama_dist.checkpoint.manifest import (
+    MANIFEST_NAME,
+    CheckpointError,
+    FileRecord,
+    Manifest,
+    read_manifest,
+    read_manifest_file,
+    step_directory,
+)
 from llama_dist.checkpoint.store import CheckpointStore
 from llama_dist.runtime.fence import NO_FENCE, Fence, FencedError
 
@@ -22,6 +32,10 @@ Answer = TypeVar("Answer")
 
 UPLOADED_NAME = "uploaded.json"
 """The local note beside the manifest: where the checkpoint was copied to."""
+
+_MARK_SUFFIX = ".xxh3"
+"""Of the file in the store that says, by its checksum, which content the file beside it has. Sizes do not tell:
+a rank's file always has the same."""
 
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.5, 30.0
 _NUM_ATTEMPTS = 8
@@ -43,6 +57,9 @@ class Share:
     is_first: bool
     """Whether this rank copies the manifest."""
 
+    is_shared_disk: bool = True
+    """Whether every file must be on this rank's disk."""
+
 
 def is_uploaded(directory: Path) -> bool:
     """Whether the whole checkpoint was copied to a store."""
@@ -50,21 +67,33 @@ def is_uploaded(directory: Path) -> bool:
 
 
 class Uploader:
-    """Copies one checkpoint after the other. A store that fails is told, and tried again with the next checkpoint."""
+    """Copies one checkpoint after the other, the newest first.
+
+    A store that fails is told, and tried again with the next checkpoint; a checkpoint that is damaged here, or whose
+    files the other ranks did not bring, is told, and not tried again: it would hold up those after it.
+    """
 
     def __init__(self, store: CheckpointStore, share: Share, fence: Fence = NO_FENCE) -> None:
         self._store, self._share, self._fence = store, share, fence
         self._waiting: dict[str, Path] = {}
+        self._files: dict[str, tuple[FileRecord, ...]] = {}
+        self._given_up: set[str] = set()
         self._alerts: list[str] = []
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
         self._thread.start()
 
-    def submit(self, directories: list[Path]) -> None:
-        """Copy these as well, oldest first, where that is not done; returns at once."""
+    def submit(self, directories: list[Path], newest: Manifest | None = None) -> None:
+        """Copy these as well, where that is not done; returns at once.
+
+        `newest` is the manifest of one of them, which need not be read again then; of it the files suffice.
+        """
+        waiting = {directory.name: directory for directory in directories if not is_uploaded(directory)}
         with self._changed:
-            self._waiting |= {directory.name: directory for directory in directories if not is_uploaded(directory)}
+            self._waiting |= {name: path for name, path in waiting.items() if name not in self._given_up}
+            if newest:
+                self._files = {step_directory(Path(), newest.step).name: newest.files}
             self._changed.notify_all()
 
     def take_alerts(self) -> list[str]:
@@ -87,10 +116,13 @@ class Uploader:
                     if self._is_closing:
                         return
                     self._changed.wait()
-                directory = self._waiting.pop(min(self._waiting))
+                directory = self._waiting.pop(max(self._waiting))
             try:
                 self._copy(directory)
-            except (CheckpointError, OSError, TimeoutError) as error:
+            except CheckpointError as error:
+                self._given_up.add(directory.name)
+                self._tell(f"{directory.name} was not copied to {self._store.url}: {error}: not tried again for now")
+            except OSError as error:
                 self._tell(f"{directory.name} was not copied to {self._store.url}: {error}. It stays on the local disk")
             except Exception as error:  # noqa: BLE001 - each store has errors of its own; none may end the training
                 self._tell(f"{directory.name} was not copied to {self._store.url}: {type(error).__name__}: {error}")
@@ -100,19 +132,22 @@ class Uploader:
             self._alerts.append(alert)
 
     def _copy(self, directory: Path) -> None:
-        manifest = read_manifest(directory)
-        here = [record for record in manifest.files if (directory / record.name).is_file()]
-        for record in here[self._share.index :: self._share.count]:
-            if self._store.size(directory.name, record.name) != record.num_bytes:
-                persist(partial(self._put, directory / record.name))
-        if self._share.is_first:
-            self._wait(lambda: self._all_there(directory.name, manifest), f"all files of {directory.name}")
-            persist(partial(self._put, directory / MANIFEST_NAME))
+        step, content = directory.name, read_manifest_file(directory)
+        files = self._files.get(step) or read_manifest(directory).files
+        here = self._files_here(directory, files)
+        if persist(lambda: self._store.read(step, MANIFEST_NAME)) != content:
+            for record in here[self._share.index :: self._share.count]:
+                self._copy_file(directory, record)
+            if self._share.is_first:
+                self._wait(lambda: all(self._has(step, record) for record in files), f"all files of {step}")
+                persist(lambda: self._put(directory / MANIFEST_NAME, step))
         if self._share.is_disk_leader:
-            num_bytes = (directory / MANIFEST_NAME).stat().st_size
             self._wait(
-                lambda: self._store.size(directory.name, MANIFEST_NAME) == num_bytes,
-                f"the manifest of {directory.name}",
+                lambda: (
+                    self._store.size(step, MANIFEST_NAME) == len(content)
+                    and self._store.read(step, MANIFEST_NAME) == content
+                ),
+                f"the manifest of {step}",
             )
             note = json.dumps({"url": self._store.url, "time": time.time()}).encode()
             self._fence.check()
@@ -120,18 +155,43 @@ class Uploader:
             write_synced(beside, [note])
             beside.rename(directory / UPLOADED_NAME)
 
-    def _put(self, path: Path) -> None:
-        self._fence.check()
-        self._store.put(path, path.parent.name)
+    def _files_here(self, directory: Path, files: Sequence[FileRecord]) -> list[FileRecord]:
+        """The files on this disk. Raises CheckpointError where one is not as the manifest says: nobody waits for it."""
+        here = [record for record in files if (directory / record.name).is_file()]
+        if self._share.is_shared_disk and len(here) < len(files):
+            lost = next(record for record in files if record not in here)
+            raise CheckpointError(f"{directory / lost.name}: is missing: the checkpoint is damaged")
+        for record in here:
+            num_bytes = (directory / record.name).stat().st_size
+            if num_bytes != record.num_bytes:
+                raise CheckpointError(
+                    f"{directory / record.name}: {num_bytes} bytes, the manifest says {record.num_bytes}"
+                )
+        return here
 
-    def _all_there(self, step: str, manifest: Manifest) -> bool:
-        return all(self._store.size(step, record.name) == record.num_bytes for record in manifest.files)
+    def _copy_file(self, directory: Path, record: FileRecord) -> None:
+        step, mark = directory.name, record.name + _MARK_SUFFIX
+        if persist(lambda: self._has(step, record)):
+            return
+        self._fence.check()
+        for name in (MANIFEST_NAME, mark):  # they may speak of the content that is replaced here
+            persist(partial(self._store.remove, step, name))
+        persist(lambda: self._put(directory / record.name, step))
+        persist(lambda: self._store.write(record.checksum.encode(), step, mark))
+
+    def _put(self, path: Path, step: str) -> None:
+        self._fence.check()
+        self._store.put(path, step)
+
+    def _has(self, step: str, record: FileRecord) -> bool:
+        """Whether the store has this very content of a file."""
+        return self._store.read(step, record.name + _MARK_SUFFIX) == record.checksum.encode()
 
     def _wait(self, is_so: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _PEERS_SECONDS
         while not persist(is_so):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the other ranks did not copy {what} within {_PEERS_SECONDS:.0f} s")
+                raise CheckpointError(f"the other ranks did not copy {what} within {_PEERS_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS if time.monotonic() + _POLL_SECONDS < deadline else 0.0)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llama_dist.checkpoint.disk import write_synced
 from llama_dist.checkpoint.host_memory import check_staging_fits
-from llama_dist.checkpoint.manifest import FileRecord, Manifest, TensorRecord, step_directory, write_synced
+from llama_dist.checkpoint.manifest import FileRecord, Manifest, TensorRecord, step_directory
+from llama_dist.checkpoint.read_back import NotReadBackError
 from llama_dist.checkpoint.save import layout_of, live_tensors, owned_partitions, ranges_of, rank_file_name, write_live
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.staging import StagingBuffer
@@ -21,7 +23,8 @@ from llama_dist.runtime.process_group import peers_named
 
 AfterPublication = Callable[[Path, Manifest], list[str]]
 """Called on every rank, in the writer's thread, with the directory of a checkpoint that exists now and its manifest,
-whose `tensors` only leaders have. Answers what went wrong: alerts, since the save itself is done."""
+whose `tensors` only leaders have. Answers what went wrong: alerts, since the save itself is done. Where it raises
+NotReadBackError, on every rank alike, the save has failed."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,8 @@ class CheckpointWriter:
         self.last_seconds, self._began_at = time.monotonic() - self._began_at, None
         try:
             alerts = self._after_publication(step_directory(self._checkpoints, step), manifest)
+        except NotReadBackError:
+            raise  # on every rank: there is no such checkpoint any more
         except Exception as error:  # noqa: BLE001 - the checkpoint exists: nothing after it may fail the run
             alerts = [f"{type(error).__name__}: {error}"]
         # The ranks end together: one that is still copying is waited for here, and not in a collective of the training.

@@ -34,7 +34,7 @@ class SlurmConfig(StrictModel):
     """A job of `backend: slurm` that is submitted from outside of an allocation."""
 
     num_nodes: Annotated[int, Field(ge=1)] | None = None
-    """Nodes of the job, spare ones included; by default those of `nodes`, or one."""
+    """Nodes of the job, spare ones included; by default those of `nodes` or one, and `spare_nodes`."""
 
     partition: Annotated[str, Field(pattern=_NAME)] | None = None
     """Partition, or several with commas; by default the site's."""

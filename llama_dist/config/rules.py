@@ -1,5 +1,6 @@
 """Rules between fields, each with a name, a reason and a test. One that is broken stops a run before it starts."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -117,6 +118,26 @@ def _backoff_is_ordered(config: RunConfig, _world_size: int) -> str | None:
     return None
 
 
+def _best_can_be_measured(config: RunConfig, _world_size: int) -> str | None:
+    """The last step is evaluated and saved in any case: a `keep_best` that it alone meets keeps no other."""
+    evaluation, checkpoint = config.evaluation.interval_steps, config.checkpoint
+    if not checkpoint.keep_best:
+        return None
+    if not evaluation:
+        return (
+            f"checkpoint.keep_best {checkpoint.keep_best} with evaluation.interval_steps 0: nothing is measured; set "
+            "evaluation.interval_steps, or checkpoint.keep_best to 0"
+        )
+    meets_every = math.lcm(evaluation, checkpoint.interval_steps)
+    if meets_every > config.train.num_steps:
+        return (
+            f"checkpoint.keep_best {checkpoint.keep_best}: evaluation.interval_steps {evaluation} and "
+            f"checkpoint.interval_steps {checkpoint.interval_steps} first meet at step {meets_every} of "
+            f"{config.train.num_steps}: make one a multiple of the other"
+        )
+    return None
+
+
 RULES: tuple[Rule, ...] = (
     Rule("pipeline-divides-world", "every replica needs one process per stage", _pipeline_divides_world),
     Rule(
@@ -135,5 +156,10 @@ RULES: tuple[Rule, ...] = (
     Rule("sequence-fits-model", "positions past the model's longest were never meant", _sequence_fits_model),
     Rule("schedule-fits-run", "the learning rate must reach its end inside the run", _schedule_fits_run),
     Rule("decay-steps-only-for-wsd", "cosine and linear decay over the whole run", _decay_belongs_to_wsd),
+    Rule(
+        "keep-best-is-measured",
+        "a checkpoint counts among the best by the held-out loss of its very step",
+        _best_can_be_measured,
+    ),
     Rule("backoff-ordered", "the wait between attempts grows up to its cap", _backoff_is_ordered),
 )

@@ -180,13 +180,13 @@ class CheckpointConfig(StrictModel):
     """Minutes after which a checkpoint is written whatever the steps; it is kept until the next one is written."""
 
     keep_last: Count = 3
-    """Newest checkpoints kept; the last verified one is never removed."""
+    """Newest checkpoints kept; the last one that was read and found whole is never removed."""
 
     keep_every_steps: Count | None = None
     """Checkpoints of the multiples of this many steps are kept for good."""
 
     keep_best: NonNegative = 0
-    """Checkpoints with the lowest held-out loss that are kept beside the others."""
+    """Checkpoints with the lowest held-out loss that are kept beside the others; it must be measured at their steps."""
 
     asynchronous: bool = True
     """Whether training goes on while a checkpoint is written. Takes host memory for one copy of the state."""

@@ -55,6 +55,16 @@ class RunDirectory:
         return self.path / "stop_request.json"
 
     @property
+    def life(self) -> Path:
+        """JSON: the token of the run's life. See `run_life.py`."""
+        return self.path / "life.json"
+
+    @property
+    def saved(self) -> Path:
+        """JSON: how far that life has saved. See `run_life.py`."""
+        return self.path / "saved.json"
+
+    @property
     def metrics(self) -> Path:
         """Directory of the spool."""
         return self.path / "metrics"

@@ -11,9 +11,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from data_pipeline.tokenizer import Tokenizer
-from llama_dist.checkpoint.manifest import TOKENIZER_NAME, CheckpointError, Manifest, read_manifest, sync_directory
+from llama_dist.checkpoint.disk import sync_directory
+from llama_dist.checkpoint.manifest import TOKENIZER_NAME, CheckpointError, Manifest, read_manifest
 from llama_dist.checkpoint.range_reader import Wanted, read_ranges
 from llama_dist.checkpoint.verify import verify_checkpoint
 from llama_dist.config import parse_run_config
@@ -70,6 +72,8 @@ def export_to_hf(wanted: Export) -> Path:
         raise CheckpointError(
             f"{error.filename or wanted.output}: {error.strerror or error}: nothing was kept"
         ) from None
+    except SafetensorError as error:  # what the disk refuses is not an OSError there
+        raise CheckpointError(f"{wanted.output}: {error}: nothing was kept") from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return wanted.output

@@ -1,6 +1,5 @@
 """Makes Hugging Face's LLaMA the first checkpoint of a run, from safetensors files alone. Executes nothing of them."""
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +8,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from data_pipeline.durable_file import checksum_bytes
-from llama_dist.checkpoint.manifest import CheckpointError, Progress, list_candidates
-from llama_dist.checkpoint.save import write_checkpoint
-from llama_dist.config import ModelConfig, RunConfig, RunDirectory, dump_config
+from llama_dist.checkpoint.manifest import CheckpointError
+from llama_dist.config import RunConfig
 from llama_dist.interop.errors import ExchangeError
+from llama_dist.interop.first_checkpoint import (
+    FirstState,
+    directory_of_new_run,
+    read_json,
+    tokenizer_of_run,
+    write_first_checkpoint,
+)
 from llama_dist.interop.hf_config import check_fits
-from llama_dist.interop.hf_names import from_hf, to_hf
-from llama_dist.model import Llama
+from llama_dist.interop.hf_names import from_hf
+from llama_dist.interop.parameter_fit import check_parameters
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -27,61 +31,22 @@ def import_from_hf(source: Path, config: RunConfig, revision: str, *, ignore_tok
     Raises ExchangeError where source and run do not fit or the run has checkpoints already, CheckpointError where a
     file is damaged or the disk refuses.
     """
-    run = RunDirectory(Path(config.runs_directory) / config.name)
-    if list_candidates(run.checkpoints):
-        raise ExchangeError(f"{run.checkpoints}: the run has checkpoints already: give it another name")
-    check_fits(_read_json(source / "config.json"), config.model, str(source / "config.json"))
-    tokenizer = _tokenizer(source, config, ignore_tokenizer=ignore_tokenizer)
+    run = directory_of_new_run(config)
+    place = source / "config.json"
+    check_fits(
+        read_json(place, "a folder that `save_pretrained` wrote, or one with the `latest` of DeepSpeed"),
+        config.model,
+        str(place),
+    )
+    tokenizer = tokenizer_of_run(source, config, ignore_tokenizer=ignore_tokenizer)
+    # A tied head may be saved once more.
+    spare = ("head.weight",) if config.model.tie_embeddings else ()
     with ExitStack() as stack:
         tensors = _open(stack, source)
-        _check_parameters(tensors, config.model, source)
-        run.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        progress = Progress(
-            step=0,
-            tokens_seen=0,
-            config=dump_config(config),
-            code_revision=revision,
-            world={},
-            data={},
-            kind="imported",
-        )
-        weights = ((name, "fp32", tensors[to_hf(name) or ""].read()) for name in shapes_of(config.model))
-        return write_checkpoint(run.checkpoints, progress, weights, scalars={}, tokenizer=tokenizer, states=("fp32",))
-
-
-def shapes_of(model: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the run's model, by our names."""
-    with torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in Llama(model).named_parameters()}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ExchangeError(
-            f"{path}: cannot be read: {error.strerror}: needs a folder that `save_pretrained` wrote"
-        ) from None
-    except ValueError:
-        raise ExchangeError(f"{path}: is not JSON: the file is damaged") from None
-    if not isinstance(values, dict):
-        raise ExchangeError(f"{path}: holds {type(values).__name__}, needs an object")
-    return values
-
-
-def _tokenizer(source: Path, config: RunConfig, *, ignore_tokenizer: bool) -> bytes:
-    """Content of the tokenizer of the run's data. Raises ExchangeError where the source was trained with another."""
-    used = next((path for one in config.data.sources if (path := Path(one.path) / "tokenizer.model").is_file()), None)
-    content = used.read_bytes() if used else b""
-    theirs = source / "tokenizer.model"
-    if not ignore_tokenizer and used and theirs.is_file():
-        found, needed = checksum_bytes(theirs.read_bytes()), checksum_bytes(content)
-        if found != needed:
-            raise ExchangeError(
-                f"{theirs}: checksum {found}, the run's data was prepared with {used}, checksum {needed}: prepare the "
-                "data with the model's own tokenizer, or add --ignore-tokenizer to train on other ids"
-            )
-    return content
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        names = check_parameters(shapes, config.model, from_hf, source, spare=spare)
+        weights = ((ours, "fp32", tensors[theirs].read()) for ours, theirs in names.items())
+        return write_first_checkpoint(run, config, revision, FirstState(weights, ("fp32",)), tokenizer)
 
 
 @dataclass(frozen=True)
@@ -120,21 +85,3 @@ def _open(stack: ExitStack, source: Path) -> dict[str, _Stored]:
                 raise ExchangeError(f"{path}: {name} is in another file as well: remove one of them")
             tensors[name] = _Stored(path, opened, name, tuple(opened.get_slice(name).get_shape()))
     return tensors
-
-
-def _check_parameters(tensors: dict[str, _Stored], model: ModelConfig, source: Path) -> None:
-    needed = shapes_of(model)
-    faults = []
-    for name, shape in needed.items():
-        theirs = to_hf(name)
-        if theirs is None or theirs not in tensors:
-            faults.append(f"{theirs or name}: is missing")
-        elif tensors[theirs].shape != shape:
-            faults.append(f"{theirs}: has shape {tensors[theirs].shape}, the run's model {shape}")
-    for theirs in sorted(tensors):
-        ours = from_hf(theirs)
-        # A tied head may be saved once more.
-        if ours not in needed and not (model.tie_embeddings and ours == "head.weight"):
-            faults.append(f"{theirs}: the run's model has no such parameter")
-    if faults:
-        raise ExchangeError(f"{source}: the tensors do not fit the run's model:\n  " + "\n  ".join(faults[:12]))

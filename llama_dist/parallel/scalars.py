@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-_SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+SCALER_FIELDS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def read_scalars(optimizer: Any) -> dict[str, float]:
@@ -13,7 +13,7 @@ def read_scalars(optimizer: Any) -> dict[str, float]:
     values = {"optimizer_steps": max(steps, default=0.0)}
     scaler = _dynamic_scaler(optimizer)
     if scaler is not None:
-        values |= {field: float(getattr(scaler, field)) for field in _SCALER_FIELDS}
+        values |= {field: float(getattr(scaler, field)) for field in SCALER_FIELDS}
     return values
 
 
@@ -23,7 +23,7 @@ def write_scalars(optimizer: Any, scalars: dict[str, float]) -> None:
         state["step"].fill_(scalars["optimizer_steps"])
     scaler = _dynamic_scaler(optimizer)
     if scaler is not None:
-        for field in _SCALER_FIELDS:
+        for field in SCALER_FIELDS:
             if field in scalars:
                 setattr(scaler, field, type(getattr(scaler, field))(scalars[field]))
 

@@ -18,6 +18,7 @@ from llama_dist.checkpoint.manifest import (
     list_steps,
     step_directory,
 )
+from llama_dist.checkpoint.read_back import read_back
 from llama_dist.checkpoint.retention import Retention
 from llama_dist.checkpoint.revocation import revoke_unfinished
 from llama_dist.checkpoint.save_group import SaveGroup, attempt
@@ -26,6 +27,7 @@ from llama_dist.checkpoint.transaction import Contents, point_latest
 from llama_dist.checkpoint.upload import Share, Uploader, is_uploaded
 from llama_dist.checkpoint.writer import CheckpointWriter, Written
 from llama_dist.config import CheckpointConfig, RunConfig, RunDirectory, dump_config
+from llama_dist.config.run_life import note_saved, read_life, read_saved
 from llama_dist.parallel.engine import Engine
 from llama_dist.runtime.fence import NO_FENCE, Fence
 from llama_dist.runtime.world import World
@@ -58,7 +60,8 @@ class CheckpointKeeper:
         code_revision: str,
         fence: Fence = NO_FENCE,
     ) -> None:
-        self._directory, self._config, self._stream, self._fence = run.checkpoints, config, stream, fence
+        self._run, self._directory, self._config, self._stream = run, run.checkpoints, config, stream
+        self._fence = fence
         self._tracking = run.tracking_identity
         self._code_revision = code_revision
         # Held from the start: a cache of remote data may drop its copy at any time.
@@ -67,6 +70,7 @@ class CheckpointKeeper:
             world, config.supervision.process_group_timeout_seconds, is_shared=config.checkpoint.shared
         )
         self._group = group
+        self._life: str = group.gather(read_life(run))[0]
         self._writer = CheckpointWriter(
             self._directory,
             group,
@@ -78,7 +82,7 @@ class CheckpointKeeper:
         """Step of the newest checkpoint that is known to exist: restored, or written and waited for."""
 
         self._retention = Retention(self._directory, config.checkpoint, is_uploaded, fence)
-        self._uploader = _open_uploader(run, group, config.checkpoint, fence)
+        self._uploader = _open_uploader(config.checkpoint, (run.name, self._life), group, fence)
         self._alerts: list[str] = []
         self._failure: CheckpointError | None = None
 
@@ -152,8 +156,10 @@ class CheckpointKeeper:
             self._directory, world.rank, world.world_size, local_rank=None if is_shared else world.local_rank
         )
         if found is None:
+            self._refuse_vanished()
             tell("no checkpoint: starting at step 0")
             return Position()
+        self._retention.pass_over(found.damaged_steps)
         for fault in found.passed_over:
             tell(f"ALERT: passed over a newer checkpoint: {fault}")
         manifest = found.manifest
@@ -164,8 +170,26 @@ class CheckpointKeeper:
             consumed_samples = state.consumed_samples
         load_into(engine, found, model_config=dump_config(self._config)["model"], tell=tell)
         self.newest_step = manifest.step
+        self._retention.note_verified(manifest.step)
+        for alert in self._note_saved(manifest.step):
+            tell(f"ALERT: {alert}")
         tell(f"resumed from {found.directory} (step {manifest.step}, {manifest.tokens_seen} tokens seen)")
         return Position(manifest.step, consumed_samples)
+
+    def _refuse_vanished(self) -> None:
+        """Collective. Raise CheckpointError where the run is known to have saved: its disk may not be there."""
+        saved = read_saved(self._run)
+        step = self._group.gather(saved.step if saved else None)[0]
+        if step is not None:
+            raise CheckpointError(
+                f"{self._directory}: holds no checkpoint, but run `{self._run.name}` has saved step {step}: mount or "
+                "restore the directory, or start again at step 0 with --fresh"
+            )
+
+    def _note_saved(self, step: int) -> list[str]:
+        """Write down, by rank 0, that the checkpoint is good; answers what went wrong."""
+        outcome = attempt(note_saved, self._run, step) if self._group.rank == 0 else {}
+        return [f"the run's note of it was not written: {outcome['error']}"] if "error" in outcome else []
 
     def _collect(self, ask: Callable[[], Written | None]) -> None:
         """Take over what came of a save that has ended."""
@@ -195,29 +219,39 @@ class CheckpointKeeper:
             kind=kind,
             held_out_loss=held_out_loss,
             tracking=_read_tracking(self._tracking),
+            life=self._life,
         )
 
     def _after_publication(self, directory: Path, manifest: Manifest) -> list[str]:
-        """In the writer's thread, on every rank."""
+        """In the writer's thread, on every rank. Raises NotReadBackError."""
+        self._retention.note_written(manifest)
+        if manifest.kind != "stop":  # whose time is short: the next start reads it
+            read_back(directory, manifest, self._group, is_shared=self._config.checkpoint.shared)
+            self._retention.note_verified(manifest.step)
+        alerts = self._note_saved(manifest.step)
         if self._uploader:
-            # With those that were not copied in time, by this attempt or one before.
-            steps = list_steps(self._directory)
-            self._uploader.submit([step_directory(self._directory, step) for step in steps if step <= manifest.step])
-        if not self._group.is_leader:
-            return []
-        outcomes = (
-            attempt(self._point_latest, directory),
-            attempt(self._retention.remove_superseded, manifest.step),
-        )
-        # A fence that closed meanwhile needs no alert: the next step of the training ends at it.
-        return [f"older files could not be removed: {one['error']}" for one in outcomes if "error" in one]
+            self._uploader.submit(self._not_later(manifest.step), manifest)
+        if self._group.is_leader:
+            # A fence that closed meanwhile needs no alert: the next step of the training ends at it.
+            pointed = attempt(self._point_latest, directory)
+            removed = attempt(self._retention.remove_superseded, manifest.step)
+            alerts += [f"the link `latest` could not be moved: {pointed['error']}"] if "error" in pointed else []
+            alerts += [f"older files could not be removed: {removed['error']}"] if "error" in removed else []
+        return alerts
+
+    def _not_later(self, step: int) -> list[Path]:
+        """The checkpoints up to `step`: with those that were not copied in time, by this attempt or one before."""
+        steps = [one for one in list_steps(self._directory) if one <= step and not self._retention.is_damaged(one)]
+        return [step_directory(self._directory, one) for one in steps]
 
     def _point_latest(self, directory: Path) -> None:
         self._fence.check()
         point_latest(self._directory, directory)
 
 
-def _open_uploader(run: RunDirectory, group: SaveGroup, policy: CheckpointConfig, fence: Fence) -> Uploader | None:
+def _open_uploader(
+    policy: CheckpointConfig, name_and_life: tuple[str, str], group: SaveGroup, fence: Fence
+) -> Uploader | None:
     """Collective. The uploader of this rank's share of the files that are on its disk."""
     if policy.upload is None:
         return None
@@ -228,8 +262,9 @@ def _open_uploader(run: RunDirectory, group: SaveGroup, policy: CheckpointConfig
         count=len(ranks_here),
         is_disk_leader=group.is_leader,
         is_first=group.rank == 0,
+        is_shared_disk=policy.shared,
     )
-    return Uploader(CheckpointStore(policy.upload, run.name), share, fence)
+    return Uploader(CheckpointStore(policy.upload, *name_and_life), share, fence)
 
 
 def _read_tracking(path: Path) -> dict[str, Any]:

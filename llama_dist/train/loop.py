@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data_pipeline.config import ReportedError
-from llama_dist.checkpoint.manifest import SaveKind
+from llama_dist.checkpoint.manifest import CheckpointError, SaveKind
 from llama_dist.config import RunConfig
 from llama_dist.metrics.meter import Meter
 from llama_dist.metrics.record import StepMetrics
@@ -19,7 +19,7 @@ from llama_dist.train.decision import Decisions
 from llama_dist.train.held_out import HeldOutText
 from llama_dist.train.keeper import CheckpointKeeper, Position
 from llama_dist.train.recorder import Recorder
-from llama_dist.train.replicas import compare_replicas
+from llama_dist.train.replicas import ReplicasDifferError, compare_replicas
 
 
 class DivergedError(ReportedError):
@@ -56,14 +56,26 @@ def train_steps(parts: Parts, position: Position) -> str | None:
 
     Either end is saved.
     """
+    try:
+        return _train_steps(parts, position)
+    except (DivergedError, ReplicasDifferError):
+        # Every rank raises them alike: the save under way, of a step before, is what the run will go on from.
+        with contextlib.suppress(CheckpointError):  # told by its alert
+            parts.keeper.finish()
+        parts.tell_alerts()
+        raise
+
+
+def _train_steps(parts: Parts, position: Position) -> str | None:
     config, left_because = parts.config, None
     first_step = position.step
+    held_out_loss: float | None = None  # of `position`, where it was measured
     while position.step < config.train.num_steps:
         micro_batches = _read(parts, position)
         decision = parts.decisions.take()
         parts.tell_alerts()
         if decision.save:
-            _save(parts, position, decision.save)
+            _save(parts, position, decision.save, held_out_loss)
         if decision.leave:
             left_because = decision.because
             parts.tell(f"{decision.because}: {decision.how}")
@@ -88,12 +100,13 @@ def train_steps(parts: Parts, position: Position) -> str | None:
         if is_interval(position.step, config.supervision.compare_replicas_interval_steps):
             compare_replicas(parts.engine, position.step)
         metrics = _evaluate(parts, metrics)
+        held_out_loss = metrics.held_out_loss
         parts.recorder.record(metrics)
 
         if position.step == config.train.num_steps:
-            _save(parts, position, "end", metrics.held_out_loss)
+            _save(parts, position, "end", held_out_loss)
         elif is_interval(position.step, config.checkpoint.interval_steps):
-            _save(parts, position, "interval", metrics.held_out_loss)
+            _save(parts, position, "interval", held_out_loss)
     parts.heartbeat.beat(position.step, "finish the save")
     parts.keeper.finish()  # raises: the last save must not fail
     parts.tell_alerts()

@@ -45,8 +45,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "torch",
         "xxhash",
     ),
+    "llama_dist.checkpoint.disk": ("xxhash",),
     # The launcher reads manifests: nothing here may pull in torch.
     "llama_dist.checkpoint.manifest": (
+        "llama_dist.checkpoint.disk",
         "llama_dist.checkpoint.manifest_values",
         "llama_dist.checkpoint.regular_file",
         "llama_dist.checkpoint.tensor_file",
@@ -80,6 +82,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "llama_dist.config",
         "llama_dist.model",
         "llama_dist.parallel.engine",
+        "llama_dist.parallel.scalars",
         "data_pipeline.durable_file",
         "data_pipeline.tokenizer",
         "safetensors",

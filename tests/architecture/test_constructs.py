@@ -34,6 +34,9 @@ BANNED_CALLS = {
     "np.load": "may read a pickle",
 }
 
+# The one file that reads what torch.save wrote, a pickle; there the reader may build nothing but plain values.
+READS_TORCH_FILES = "llama_dist.interop.inert_file"
+
 BANNED_KEYWORDS = {("shell", True), ("weights_only", False), ("allow_pickle", True), ("trust_remote_code", True)}
 
 # Ends processes of other people that happen to have the name.
@@ -47,6 +50,8 @@ def faults_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
             name = ast.unparse(node.func)
             if name in BANNED_CALLS:
                 yield node.lineno, f"{name}() {BANNED_CALLS[name]}"
+            if name == "torch.load" and not any(ast.unparse(one) == "weights_only=True" for one in node.keywords):
+                yield node.lineno, "torch.load() without weights_only=True executes what it reads"
             for keyword in node.keywords:
                 if isinstance(keyword.value, ast.Constant) and (keyword.arg, keyword.value.value) in BANNED_KEYWORDS:
                     yield node.lineno, f"{keyword.arg}={keyword.value.value}"
@@ -93,6 +98,8 @@ def test_no_file_has_a_banned_construct():
         "import os\nos.system('ls')",
         "subprocess.run('ls', shell=True)",
         "torch.load(path, weights_only=False)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=is_safe)",
         "yaml.load(text)",
         "importlib.import_module(name)",
         "def f():\n    global x",
@@ -100,6 +107,13 @@ def test_no_file_has_a_banned_construct():
 )
 def test_each_banned_construct_is_caught(code):
     assert list(faults_in(ast.parse(code)))
+
+
+def test_one_file_alone_reads_what_torch_saved():
+    """And it alone says what such a file may name beyond torch's own types."""
+    words = ("torch.load(", "safe_globals", "torch.jit.load", "torch.hub")
+    readers = {module_name(file) for file in package_files() if any(word in file.read_text("utf-8") for word in words)}
+    assert readers == {READS_TORCH_FILES}
 
 
 def test_tests_and_benchmarks_start_no_shell_and_end_nothing_by_name():

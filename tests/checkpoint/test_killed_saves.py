@@ -16,4 +16,4 @@ def test_a_kill_at_any_call_of_a_save_leaves_the_old_or_the_new_checkpoint(resul
     newest = [one["newest"] for one in killed]
     assert newest == sorted(newest) and set(newest) == {1, 2}, "the old one until one instant, the new one from then on"
     for number, one in enumerate(results[comes_upon]):
-        assert one["then"] == 3 and one["steps"] == [3] and one["leftovers"] == [], (number, one)
+        assert one["then"] == 3 and one["entries"] == ["latest", "step_00000003"], (number, one)

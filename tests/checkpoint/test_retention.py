@@ -31,8 +31,8 @@ POLICIES = st.builds(
 )
 
 
-def kept(checkpoints, policy, newest):
-    return {step for step, reasons in reasons_to_keep(checkpoints, policy, newest).items() if reasons}
+def kept(checkpoints, policy, newest, **known):
+    return {step for step, reasons in reasons_to_keep(checkpoints, policy, newest, **known).items() if reasons}
 
 
 def facts(*steps, kind="interval"):
@@ -60,6 +60,18 @@ def test_what_is_kept_is_kept_when_asked_again(checkpoints, policy, data):
 
 def test_the_last_ones_are_counted_up_to_the_newest_good_one():
     assert kept(facts(10, 20, 30, 40, 50), CheckpointConfig(keep_last=2), 40) == {30, 40, 50}
+
+
+def test_a_damaged_one_that_the_run_is_past_stays_and_counts_for_nothing():
+    checkpoints = [Facts(step, "interval", loss) for step, loss in ((10, 3.0), (20, 2.0), (30, 1.0), (40, 4.0))]
+    for policy in (CheckpointConfig(keep_last=2), CheckpointConfig(keep_last=1, keep_best=1)):
+        assert kept(checkpoints, policy, 40, damaged_steps={30}) == {20, 30, 40}
+
+
+@given(CHECKPOINTS, POLICIES, st.data())
+def test_the_last_one_that_was_read_stays_whatever_was_written_since(checkpoints, policy, data):
+    newest, verified = (data.draw(st.sampled_from([one.step for one in checkpoints])) for _ in range(2))
+    assert verified in kept(checkpoints, policy, newest, verified_step=verified)
 
 
 def test_those_of_the_clock_stay_until_the_next_and_count_for_nothing():

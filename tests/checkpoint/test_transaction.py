@@ -21,6 +21,7 @@ from llama_dist.checkpoint.manifest import (
     step_directory,
 )
 from llama_dist.checkpoint.save import save_checkpoint
+from llama_dist.checkpoint.save_group import SaveGroup, attempt
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
 
@@ -129,6 +130,40 @@ def test_a_first_save_cut_off_before_its_last_rename_never_existed(save, checkpo
     assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 1
 
 
+def test_what_a_kill_left_of_another_step_is_removed_by_the_next_save(save, checkpoints, monkeypatch):
+    monkeypatch.setattr("llama_dist.checkpoint.transaction.finish_manifest", cut_off)
+    with pytest.raises(SystemExit):
+        save(1)
+    monkeypatch.undo()
+    save(2)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000002"]
+
+
+def link(path):
+    path.symlink_to(path.parent.parent)
+
+
+def dangling_link(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("put", [link, dangling_link, Path.touch])
+def test_what_is_no_directory_in_a_steps_place_gives_way_and_later_saves_work(save, checkpoints, put):
+    checkpoints.mkdir()
+    put(step_directory(checkpoints, 1))
+    save(1), save(2)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step_00000001", "step_00000002"]
+    assert agree_on_newest_good(checkpoints, 0, 1).manifest.step == 2 and list_steps(checkpoints) == [1, 2]
+
+
+def test_what_the_disk_refuses_is_told_with_its_path_and_what_to_do(tmp_path):
+    def refuse(_path):
+        raise OSError("Cannot call rmtree on a symbolic link")
+
+    with pytest.raises(CheckpointError, match=rf"rank 0: {tmp_path}: Cannot call rmtree.*: free or mend that disk"):
+        SaveGroup.alone().agree(attempt(refuse, tmp_path))
+
+
 def cut_off(_directory):
     raise SystemExit
 
@@ -225,6 +260,27 @@ def test_list_and_verify_speak_of_every_checkpoint(save, checkpoints):
         list(verify_all(checkpoints.parent))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         describe_all(checkpoints)
+
+
+@pytest.mark.parametrize("steps", [(1,), (1, 2)])
+def test_verify_speaks_of_what_a_load_would_call_damaged(save, checkpoints, tmp_path, steps):
+    for step in steps:
+        save(step)
+    (step_directory(checkpoints, 1) / MANIFEST_NAME).unlink()
+    for path in (tmp_path, step_directory(checkpoints, 1)):
+        with pytest.raises(CheckpointError, match=r"step_00000001/manifest.json: cannot be read: No such file"):
+            list(verify_all(path))
+    step_directory(checkpoints, 3).symlink_to(step_directory(checkpoints, steps[-1]))
+    with pytest.raises(CheckpointError, match="step_00000003: is a link"):
+        list(verify_all(tmp_path))
+
+
+def test_the_keys_of_some_files_are_those_alone(save, checkpoints):
+    save(1)
+    manifest = read_manifest(step_directory(checkpoints, 1))
+    every = manifest.keys_of(range(len(manifest.files)))
+    assert manifest.files_with_tensors() == {0} and manifest.keys_of([0]) == {0: every[0]}
+    assert len(every[0]) == 9 and every[1] == [] and manifest.keys_of([1]) == {1: []}
 
 
 def test_asking_which_checkpoints_there_are_imports_no_torch():

@@ -123,6 +123,22 @@ CASES: list[tuple[str, int, dict[str, Any], str, int, dict[str, Any]]] = [
         {"schedule.kind": "linear"},
     ),
     (
+        "keep-best-is-measured",
+        1,
+        {"checkpoint.keep_best": 1},
+        "nothing is measured; set evaluation.interval_steps",
+        1,
+        {"checkpoint.keep_best": 0},
+    ),
+    (
+        "keep-best-is-measured",
+        1,
+        {"checkpoint.keep_best": 1, "checkpoint.interval_steps": 9, "evaluation.interval_steps": 20},
+        "first meet at step 180 of 100: make one a multiple of the other",
+        1,
+        {"checkpoint.keep_best": 1, "checkpoint.interval_steps": 20, "evaluation.interval_steps": 10},
+    ),
+    (
         "backoff-ordered",
         1,
         {"supervision.first_backoff_seconds": 9.0, "supervision.max_backoff_seconds": 8.0},

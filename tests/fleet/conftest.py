@@ -10,7 +10,7 @@ from cluster_in_a_box import lab_for_tests
 LAUNCHER_TESTS = Path(__file__).parents[1] / "launcher"
 sys.path.append(str(LAUNCHER_TESTS))
 
-from fake_run import FakeRun, run_values  # noqa: E402
+from fake_run import FakeRun, run_values, write_fake_data  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,7 @@ def lab():
 @pytest.fixture
 def fake_run(tmp_path):
     """A fake run of 12 sequences a batch, which 1, 2, 3 and 4 replicas share evenly."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "manifest.json").write_text("{}")
+    write_fake_data(tmp_path)
     run = FakeRun(tmp_path, num_processes=1)
     run.run_file.write_text(yaml.safe_dump(run_values(tmp_path) | {"batch": {"global_batch_sequences": 12}}))
     yield run

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import shutil
 import sysconfig
 from pathlib import Path
@@ -206,6 +207,34 @@ def test_what_does_not_fit_is_told_with_both_sides_and_nothing_is_written(checkp
         with pytest.raises(ExchangeError, match=told):
             import_from_hf(exported, fitting, "test")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_disk_that_refuses_an_export_is_told_as_that(checkpoints, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"hf: .*File too large.*nothing was kept"):
+            export_to_hf(Export(checkpoints["zero3"], tmp_path / "hf", with_tokenizer=False))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_whose_tokenizer_cannot_be_compared_with_that_of_the_data_are_refused(checkpoints, run_file, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tokenizer.model").write_bytes(b"of the data")
+    exported = export_to_hf(Export(checkpoints["zero3"], tmp_path / "hf", with_tokenizer=False))
+    config = load_run_config(run_file(read_manifest(checkpoints["zero3"]).config["model"]))
+    with pytest.raises(ExchangeError, match=r"tokenizer.model: is not there, so"):
+        import_from_hf(exported, config, "test")
+    (exported / "tokenizer.json").write_text("{}")
+    with pytest.raises(ExchangeError, match=r"\(tokenizer.json cannot be compared\).*--ignore-tokenizer"):
+        import_from_hf(exported, config, "test")
+    (exported / "tokenizer.model").write_bytes(b"another")
+    with pytest.raises(ExchangeError, match=r"checksum .*--ignore-tokenizer"):
+        import_from_hf(exported, config, "test")
+    assert not (tmp_path / "runs").exists()
+    assert read_manifest(import_from_hf(exported, config, "test", ignore_tokenizer=True)).kind == "imported"
 
 
 def test_a_run_that_has_checkpoints_and_a_place_that_exists_are_left_alone(checkpoints, run_file, tmp_path):

@@ -1,12 +1,11 @@
 import pytest
 import yaml
-from fake_run import FakeRun, run_values
+from fake_run import FakeRun, run_values, write_fake_data
 
 
 @pytest.fixture
 def fake_run(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "manifest.json").write_text("{}")
+    write_fake_data(tmp_path)
     run = FakeRun(tmp_path)
     run.run_file.write_text(yaml.safe_dump(run_values(tmp_path)))
     yield run

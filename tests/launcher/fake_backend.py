@@ -47,6 +47,9 @@ class FakeAttempt:
     def end_now(self):
         pass
 
+    def is_heard(self):
+        return True
+
     def beats(self):
         return {}
 

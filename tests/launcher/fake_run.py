@@ -14,15 +14,15 @@ ROOT = HERE.parent.parent
 LAUNCH_PROGRAM = """
 import os, sys
 from pathlib import Path
+from launcher.begin import begin
 from launcher.console import Console
 from launcher.edge import run_at_edge
-from launcher.execute import execute
 from launcher.launch import LaunchRequest, check_launch
 
 request = LaunchRequest(
     Path(sys.argv[1]), overrides=tuple(sys.argv[3:]), fresh=sys.argv[2] == "fresh", worker_module="fake_worker"
 )
-run_at_edge(lambda: execute(check_launch(request, os.environ), Console()))
+run_at_edge(lambda: begin(check_launch(request, os.environ), Console(), os.environ))
 """
 
 
@@ -32,6 +32,10 @@ class FakeRun:
 
     path: Path
     num_processes: int = 2
+    environment: dict[str, str] = field(default_factory=dict)
+    within: list[str] = field(default_factory=lambda: [sys.executable])
+    """What runs the program of the launch; another may put `srun`, `mpirun` or a lab's node before it."""
+
     started: list[subprocess.Popen] = field(default_factory=list)
 
     @property
@@ -47,12 +51,14 @@ class FakeRun:
 
     def start(self, *overrides: str, fresh: bool = False) -> subprocess.Popen:
         processes = f"cluster.num_processes_per_node={self.num_processes}"
-        command = [sys.executable, "-c", LAUNCH_PROGRAM, str(self.run_file), "fresh" if fresh else "go", processes]
+        program = self.path / "launch.py"
+        program.write_text(LAUNCH_PROGRAM)
+        command = [*self.within, str(program), str(self.run_file), "fresh" if fresh else "go", processes]
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "CUDA_VISIBLE_DEVICES": ""}
         process = subprocess.Popen(
             [*command, *overrides],
             cwd=self.path,
-            env=environment,
+            env=environment | self.environment,
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -80,6 +86,13 @@ class FakeRun:
                 return values
             time.sleep(0.02)
         raise AssertionError(f"{path} never held {expected}: {values}")
+
+
+def write_fake_data(directory: Path) -> None:
+    """As much of a dataset as a launcher looks at."""
+    (directory / "data" / "shards").mkdir(parents=True)
+    (directory / "data" / "shards.arrow").write_bytes(b"index")
+    (directory / "data" / "manifest.json").write_text(json.dumps({"fingerprint": "f" * 32}))
 
 
 def run_values(directory: Path) -> dict:

@@ -33,13 +33,13 @@ def test_all_pairs_meet_once_and_no_host_twice_in_a_round_in_the_fewest_rounds(c
 
 @pytest.mark.parametrize(("free", "verdict"), [(40 * GIB, "ok"), (31 * GIB, "warning"), (29 * GIB, "failed")])
 def test_checkpoints_must_fit_with_what_the_run_has_there_already(free, verdict):
-    need = DiskNeed("/c", 10 * GIB, 4, is_shared=False)
+    need = DiskNeed("/c", True, 10 * GIB, 4, is_shared=False)
     results = check_disk(nodes(PLACE, node2={"free_bytes": free, "used_bytes": 10 * GIB}), need)
     assert [(one.host, one.verdict) for one in results] == [(None if verdict == "ok" else "node2", verdict)]
 
 
 def test_one_full_disk_that_all_share_is_told_once():
-    need = DiskNeed("/c", 200 * GIB, 4, is_shared=True)
+    need = DiskNeed("/c", True, 200 * GIB, 4, is_shared=True)
     assert found(check_disk(nodes(PLACE), need)) == [None]
 
 
@@ -100,7 +100,7 @@ def test_a_slow_node_is_named_with_the_hosts_of_each_of_its_links(count, data):
     """Also of three, where two of the three links are slow and so the median link is."""
     hosts = [f"n{number}" for number in range(count)]
     slow = data.draw(st.sampled_from(hosts))
-    results = check_all_reduce("gloo", speeds(hosts, [slow]), 0)
+    results = check_all_reduce("gloo", speeds(hosts, [slow]), {}, 0)
     assert found(results) == [slow] * (count - 1)
     for other in set(hosts) - {slow}:
         assert any({slow, other} == set(one.text.split(":")[0].split(" - ")) for one in results if one.host == slow)
@@ -108,7 +108,7 @@ def test_a_slow_node_is_named_with_the_hosts_of_each_of_its_links(count, data):
 
 def test_one_slow_link_between_good_nodes_blames_neither():
     pairs = [replace(one, bytes_per_second=1e6) if one.hosts == ("node2", "node3") else one for one in speeds(HOSTS)]
-    results = check_all_reduce("gloo", pairs, 0)
+    results = check_all_reduce("gloo", pairs, {}, 0)
     assert len(found(results)) == 1
     assert "node2 - node3" in results[0].text and "all links" not in results[0].text
 
@@ -121,9 +121,25 @@ def test_links_above_half_of_the_usual_are_no_outliers(rates):
 
 def test_a_link_that_fails_is_told_and_does_not_count_as_a_speed():
     pairs = [*speeds(HOSTS[:3]), PairSpeed("node1", "node4", fault="node4: timed out")]
-    results = check_all_reduce("gloo", pairs, 2)
-    assert found(results) == ["node1"] and "node4: timed out" in results[0].text
+    results = check_all_reduce("gloo", pairs, {"node2": "no torch"}, 2)
+    assert (
+        found(results) == ["node2", "node4"] and "no torch" in results[0].text and "node4: timed out" in results[1].text
+    )
     assert "2 pair(s)" in next(one.text for one in results if one.verdict == "warning")
+
+
+def test_what_a_node_says_reaches_no_terminal_as_a_command():
+    bad = CheckResult("reachable", "node1", "failed", "\x1b]0;title\x07\x1b[2J\rfine")
+    text = render_report(DoctorReport(HOSTS, (bad,), 1.0))
+    assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_one_finding_on_many_nodes_is_one_row():
+    results = [CheckResult("code", host, "failed", "other sources", "update it") for host in HOSTS]
+    text = render_report(DoctorReport(HOSTS, tuple(results), 1.0))
+    assert text.count("other sources") == text.count("update it") == 1
+    assert "4 nodes" in text and all(host in text for host in HOSTS)
+    assert "4 to be mended" in text
 
 
 def test_the_report_says_every_finding_and_its_remedy_and_exits_78_only_for_faults():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import yaml
@@ -13,7 +14,8 @@ from launcher.errors import RunDirectoryError
 from launcher.execute import execute
 from launcher.launch import LaunchRequest, check_launch
 from llama_dist.checkpoint.manifest import list_steps
-from llama_dist.config import ConfigError
+from llama_dist.config import ConfigError, RunDirectory
+from llama_dist.config.run_life import note_saved, read_life
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_an_attempt_leaves_config_plan_environment_code_and_end(launch):
     environment = json.loads((attempt / "environment.json").read_text())
     assert environment["MALLOC_TRIM_THRESHOLD_"]
     assert "RANK" not in environment
-    assert dict(backend.specs[0].environment) == environment  # there was no secret to mask
+    assert dict(backend.specs[0].nodes[0].environment) == environment  # there was no secret to mask
     code = json.loads((attempt / "code.json").read_text())
     assert code["packages"]["torch"]
     assert set(code) == {"git_revision", "git_dirty", "python", "system", "packages"}
@@ -181,6 +183,48 @@ def test_a_link_to_a_disk_that_is_not_there_is_no_start_from_zero(launch, tmp_pa
         launch(done_at(20))
     launch(done_at(3), overrides=[f"checkpoint.directory={tmp_path / 'disk'}"], fresh=True)
     assert (run.path / "checkpoints.before_attempt_0002").is_symlink(), "the link is set aside, wherever it leads"
+
+
+def loses_the_disk(run, number):
+    shutil.rmtree(run.checkpoints)
+    return killed(run, number)
+
+
+def saves_at_10(run, number):
+    save(run, 10)
+    return killed(run, number)
+
+
+def saves_and_loses_the_disk(run, number):
+    save(run, 10)
+    note_saved(run, 10)  # as its rank 0 does
+    return loses_the_disk(run, number)
+
+
+@pytest.mark.parametrize("attempts", [[saves_at_10, loses_the_disk], [saves_and_loses_the_disk]])
+def test_checkpoints_that_vanish_between_attempts_end_the_run_in_place_of_a_start_from_zero(launch, fake_run, attempts):
+    with pytest.raises(RunDirectoryError, match="holds no checkpoint, but run `fake` has saved one up to step 10"):
+        launch(*attempts, done_at(20))
+    run = RunDirectory(fake_run.run_directory)
+    record = json.loads(run.supervisor.read_text())
+    assert (record["state"], record["exit_code"], record["attempt"]) == ("failed", 74, len(attempts) + 1)
+    exit_code, backend, _ = launch(killed, done_at(3), fresh=True)
+    assert (exit_code, len(backend.specs)) == (0, 2), "with --fresh nothing is missed"
+
+
+def test_an_imported_checkpoint_that_vanishes_is_missed_too(launch, fake_run):
+    save(RunDirectory(fake_run.run_directory), 0)
+    with pytest.raises(RunDirectoryError, match="has saved one up to step 0"):
+        launch(loses_the_disk, done_at(20))
+
+
+def test_a_run_keeps_its_life_until_it_begins_anew(launch):
+    _, _, run = launch(done_at(20))
+    life = read_life(run)
+    launch(done_at(21))
+    assert life and read_life(run) == life
+    launch(done_at(3), fresh=True)
+    assert read_life(run) not in ("", life)
 
 
 def test_nodes_disks_without_a_directory_are_refused(launch):

@@ -53,7 +53,7 @@ def run_config(job):
         "feed_forward_size": 64,
         "max_sequence_length_tokens": 64,
         "tie_embeddings": job.get("tied", False),
-    }
+    } | job.get("model", {})
     return parse_run_config(
         {
             "name": "jobs",

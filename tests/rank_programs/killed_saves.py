@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from llama_dist.checkpoint.load import find_newest_good, load_weights
-from llama_dist.checkpoint.manifest import MANIFEST_NAME, Progress, list_steps, step_directory
+from llama_dist.checkpoint.manifest import MANIFEST_NAME, Progress, step_directory
 from llama_dist.checkpoint.save import tidy_up
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.transaction import Contents
@@ -114,11 +114,8 @@ def kill_everywhere(checkpoints, over_unfinished):
         killed_in = save_in_child(checkpoints, 2, kill_at=len(results) + 1)
         found = newest(checkpoints)
         save_in_child(checkpoints, 3, kill_at=NEVER)
-        leftovers = [path.name for path in checkpoints.iterdir() if path.name.startswith((".staging", ".replaced"))]
-        results.append({
-            "killed_in": killed_in, "newest": found, "then": newest(checkpoints), "steps": list_steps(checkpoints),
-            "leftovers": leftovers,
-        })  # fmt: skip
+        entries = sorted(path.name for path in checkpoints.iterdir())
+        results.append({"killed_in": killed_in, "newest": found, "then": newest(checkpoints), "entries": entries})
     return results
 
 

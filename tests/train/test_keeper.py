@@ -1,14 +1,24 @@
 """What the keeper saves of a run and finds again. The engine is a few tensors; files, thread and group are real."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from llama_dist.checkpoint.manifest import Progress, list_steps, read_manifest, step_directory
+from llama_dist.checkpoint.manifest import (
+    CheckpointError,
+    Progress,
+    finish_manifest,
+    list_candidates,
+    list_steps,
+    read_manifest,
+    step_directory,
+)
 from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.config import ConfigError, RunDirectory, parse_run_config
+from llama_dist.config.run_life import begin_life, read_life, read_saved
 from llama_dist.parallel.engine import STATES, StatePartition
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.world import World
@@ -59,9 +69,7 @@ def keeper_of(run, tmp_path):
         )  # fmt: skip
         tokenizer = tmp_path / "a.model"
         tokenizer.write_bytes(b"a tokenizer")
-        stream = SimpleNamespace(
-            tokenizer_path=tokenizer, state=lambda consumed: SimpleNamespace(model_dump=lambda: {"consumed": consumed})
-        )
+        stream = SimpleNamespace(tokenizer_path=tokenizer, state=lambda _consumed: SimpleNamespace(model_dump=dict))
         return CheckpointKeeper(run, World(0, 0, 1), config, stream, "test")
 
     return build
@@ -99,6 +107,108 @@ def test_a_failed_save_is_told_once_and_raised_at_the_end_unless_a_later_one_wor
     keeper.save(Engine(), Position(2, 8))
     keeper.finish()
     assert list_steps(run.checkpoints) == [2]
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def entries(run):
+    return sorted(path.name for path in run.checkpoints.iterdir())
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_what_does_not_read_back_is_no_checkpoint_and_pushes_none_out(keeper_of, run, monkeypatch, asynchronous):
+    keeper = keeper_of(keep_last=1, asynchronous=asynchronous)
+    keeper.save(Engine(), Position(1, 4))
+    keeper.finish()
+
+    def lying_disk(directory):
+        finish_manifest(directory)
+        flip(directory / "rank_00000.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llama_dist.checkpoint.transaction.finish_manifest", lying_disk)
+        keeper.save(Engine(), Position(2, 8))
+        with pytest.raises(CheckpointError, match=r"the checkpoint of step 2 was written, but.*rank_00000.*checksum"):
+            keeper.finish()
+    assert len(keeper.take_alerts()) == 1
+    assert list_candidates(run.checkpoints) == [1] and keeper.newest_step == 1 and read_saved(run).step == 1
+    keeper.save(Engine(), Position(3, 12))
+    keeper.finish()
+    assert entries(run) == ["latest", "step_00000003"]
+
+
+def test_a_stop_is_not_read_back_and_the_last_that_was_stays_beside_it(keeper_of, run):
+    keeper = keeper_of(keep_last=1)
+    keeper.save(Engine(), Position(1, 4))
+    keeper.save(Engine(), Position(2, 8), kind="stop")
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [1, 2]
+
+
+def test_a_damaged_one_that_was_passed_over_pushes_no_good_one_out(keeper_of, run):
+    for step in (10, 20, 30):
+        keeper = keeper_of(keep_last=9)
+        keeper.save(Engine(), Position(step, step))
+        keeper.finish()
+    flip(step_directory(run.checkpoints, 30) / "rank_00000.safetensors")
+    keeper = keeper_of(keep_last=2)
+    assert keeper.restore_newest(Engine(), print).step == 20 and read_saved(run).step == 20
+    for step in (25, 35):
+        keeper.save(Engine(), Position(step, step))
+    keeper.finish()
+    assert list_steps(run.checkpoints) == [25, 30, 35]
+
+
+def test_checkpoints_that_have_vanished_are_no_start_from_zero(keeper_of, run):
+    keeper = keeper_of()
+    keeper.save(Engine(), Position(5, 20))
+    keeper.finish()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint, but run `x` has saved step 5.*--fresh"):
+        keeper_of().restore_newest(Engine(), print)
+    begin_life(run)
+    assert keeper_of().restore_newest(Engine(), print) == Position()
+
+
+def test_a_save_belongs_to_the_life_of_the_run(keeper_of, run, tmp_path):
+    begin_life(run)
+    keeper = keeper_of(upload=f"file://{tmp_path / 'store'}")
+    keeper.save(Engine(), Position(5, 20))
+    keeper.finish()
+    keeper.finish_uploads(60)
+    assert read_manifest(step_directory(run.checkpoints, 5)).life == read_life(run)
+    assert (tmp_path / "store" / "x" / read_life(run) / "step_00000005" / "manifest.json").is_file()
+
+
+def test_a_manifest_that_was_just_written_is_not_parsed_again(keeper_of, run, monkeypatch, tmp_path):
+    def refuse(_directory):
+        raise AssertionError("it is at hand")
+
+    monkeypatch.setattr("llama_dist.checkpoint.retention.read_manifest", refuse)
+    monkeypatch.setattr("llama_dist.checkpoint.upload.read_manifest", refuse)
+    keeper = keeper_of(keep_last=1, upload=f"file://{tmp_path / 'store'}")
+    for step in (1, 2):
+        keeper.save(Engine(), Position(step, step))
+    keeper.finish()
+    keeper.finish_uploads(60)
+    assert keeper.take_alerts() == []
+    assert (step_directory(run.checkpoints, 2) / "uploaded.json").is_file()
+
+
+def test_a_link_that_cannot_be_moved_is_not_told_as_files_that_cannot_be_removed(keeper_of, monkeypatch):
+    def refuse(*_):
+        raise OSError(30, "Read-only file system", "latest")
+
+    monkeypatch.setattr("llama_dist.train.keeper.point_latest", refuse)
+    keeper = keeper_of()
+    keeper.save(Engine(), Position(5, 20))
+    keeper.finish()
+    (alert,) = keeper.take_alerts()
+    assert "step 5 is saved, but: the link `latest` could not be moved: latest: Read-only" in alert
 
 
 def test_an_imported_checkpoint_begins_at_the_first_sample(keeper_of, run):

@@ -20,6 +20,7 @@ from llama_dist.train.attempt import Attempt
 from llama_dist.train.decision import Decisions
 from llama_dist.train.keeper import Position
 from llama_dist.train.loop import DivergedError, Parts, has_diverged, train_steps
+from llama_dist.train.replicas import ReplicasDifferError
 from llama_dist.train.save_request import SaveRequest
 
 pytestmark = pytest.mark.usefixtures("world_of_one")
@@ -53,6 +54,7 @@ class FakeKeeper:
 
     def __init__(self, failing=()):
         self.saved, self.failing, self.alerts, self.failure = [], failing, [], None
+        self.held_out_losses, self.is_finished = {}, False
 
     def save(self, _engine, position, *, kind, held_out_loss=None):
         self.failure = CheckpointError("disk full") if position.step in self.failing else None
@@ -60,8 +62,10 @@ class FakeKeeper:
             self.alerts.append(str(self.failure))
         else:
             self.saved.append((position.step, kind))
+            self.held_out_losses[position.step] = held_out_loss
 
     def finish(self):
+        self.is_finished = True
         if self.failure:
             raise self.failure
 
@@ -262,6 +266,43 @@ def test_a_step_that_is_no_number_ends_the_run_before_it_is_saved(parts, start, 
     with pytest.raises(DivergedError, match="step 3 has loss"):
         start(engine=FakeEngine({3: result}))
     assert parts.keeper.saved == []
+
+
+@pytest.mark.parametrize("failing", [(), (3,)])
+def test_a_save_under_way_is_finished_before_a_diverged_run_ends(parts, start, failing):
+    _, told = parts
+    keeper = FakeKeeper(failing)
+    with pytest.raises(DivergedError):
+        start(engine=FakeEngine({4: StepResult(math.nan, math.inf, skipped=True)}), keeper=keeper)
+    assert keeper.is_finished
+    assert any("disk full" in line for line in told) == bool(failing)
+
+
+def test_so_it_is_before_a_run_ends_whose_replicas_differ(parts, start, monkeypatch):
+    parts, _ = parts
+
+    def differ(_engine, step):
+        if step == 4:
+            raise ReplicasDifferError("rank 1 holds other weights")
+
+    monkeypatch.setattr("llama_dist.train.loop.compare_replicas", differ)
+    supervision = parts.config.supervision.model_copy(update={"compare_replicas_interval_steps": 1})
+    with pytest.raises(ReplicasDifferError):
+        start(config=parts.config.model_copy(update={"supervision": supervision}))
+    assert parts.keeper.is_finished and parts.keeper.saved == [(3, "interval")]
+
+
+def test_a_save_that_was_asked_for_knows_the_loss_that_was_measured_at_its_step(parts, start, tmp_path):
+    parts, _ = parts
+
+    class AskingRecorder(FakeRecorder):
+        def record(self, metrics):
+            if metrics.step in (4, 5):
+                RunDirectory(tmp_path).save_request.touch()
+
+    start(recorder=AskingRecorder())
+    assert parts.keeper.saved[:3] == [(3, "interval"), (4, "asked"), (5, "asked")]
+    assert {step: parts.keeper.held_out_losses[step] for step in (3, 4, 5)} == {3: None, 4: 1.5, 5: None}
 
 
 def test_an_fp16_overflow_is_no_divergence():
