@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from launcher.lab.layout import Lab
-from launcher.rehearsal.faults import Fault, choose_host, is_set_aside
+from launcher.rehearsal.faults import Fault, choose_host, may_be_set_aside
 from launcher.rehearsal.injection import DiskInjection, Injection, NodeInjection, RankInjection
 from launcher.rehearsal.progress import Progress, StuckError
 from launcher.rehearsal.record import FaultResult
@@ -157,10 +157,9 @@ class Drill:
                 "save once it was freed",
             )
             return f"saved again after {time.monotonic() - began:.1f} s"
-        if is_set_aside(host, self._num_failures):
-            return f"{host} has failed twice and is set aside"
-        if not fault.loses_node:
-            return ""
+        if not fault.loses_node or may_be_set_aside(host, self._num_failures):
+            left = self._nodes_that_train()
+            return "" if left >= num_nodes else f"goes on with {left} of {num_nodes} nodes"
         self.progress.wait(
             lambda: self._nodes_that_train() >= num_nodes,
             self._limits.recovery_seconds,

@@ -51,6 +51,6 @@ def choose_host(hosts: Sequence[str], num_failures: Mapping[str, int]) -> str:
     return next(host for host in reversed(hosts) if num_failures.get(host, 0) == fewest)
 
 
-def is_set_aside(host: str, num_failures: Mapping[str, int]) -> bool:
-    """Whether the supervisor does without the host from now on."""
+def may_be_set_aside(host: str, num_failures: Mapping[str, int]) -> bool:
+    """Whether the supervisor may do without the host from now on: it judges by itself whose fault each end was."""
     return num_failures.get(host, 0) >= FAILURES_TO_BE_SET_ASIDE

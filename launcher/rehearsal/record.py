@@ -1,6 +1,5 @@
 """What a rehearsal found: the record that stays with the run, the verdict that follows, and its table. Pure."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -10,7 +9,8 @@ from launcher.rehearsal.faults import Fault
 from launcher.verdict import Topology
 
 _ABSENT = "-"
-_MOST_SAID = 110  # characters in the table; the record has the whole line
+_TITLES = ("fault", "where", "noticed", "next step", "verdict")
+_MOST_SAID = 116  # characters below the table's row; the record has the whole line
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def render_rehearsal(rehearsal: Rehearsal) -> str:
     """Return the table, and the verdict as its last line."""
     head = f"run `{rehearsal.run}` on {rehearsal.num_nodes} node(s) of a lab: {rehearsal.topology}"
     changed = [f"  changed to fit: {change}" for change in rehearsal.changes]
-    titles = ("fault", "where", "noticed", "next step", "verdict", "what was said")
-    rows = [titles, *(_row(one) for one in rehearsal.results)]
-    return "\n".join([head, *changed, *_aligned(rows), *_checks(rehearsal), f"verdict: {rehearsal.result.upper()}"])
+    titles, *rows = _aligned([_TITLES, *(_row(one) for one in rehearsal.results)])
+    told = [line for row, one in zip(rows, rehearsal.results, strict=True) for line in (row, *_said(one))]
+    return "\n".join([head, *changed, titles, *told, *_checks(rehearsal), f"verdict: {rehearsal.result.upper()}"])
 
 
 def _row(result: FaultResult) -> tuple[str, ...]:
@@ -102,8 +102,13 @@ def _row(result: FaultResult) -> tuple[str, ...]:
         _seconds(result.noticed_seconds),
         _seconds(result.new_step_seconds),
         verdict,
-        textwrap.shorten(result.said, _MOST_SAID, placeholder=" ...") or _ABSENT,
     )
+
+
+def _said(result: FaultResult) -> list[str]:
+    if not result.said:
+        return []
+    return [f"    {result.said[:_MOST_SAID].rstrip()}{' ...' if len(result.said) > _MOST_SAID else ''}"]
 
 
 def _seconds(seconds: float | None) -> str:
