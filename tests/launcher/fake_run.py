@@ -66,7 +66,7 @@ class FakeRun:
         self.started.append(process)
         return process
 
-    def launch(self, *overrides: str, fresh: bool = False, timeout: float = 60) -> tuple[int, str]:
+    def launch(self, *overrides: str, fresh: bool = False, timeout: float = 180) -> tuple[int, str]:
         process = self.start(*overrides, fresh=fresh)
         output, _ = process.communicate(timeout=timeout)
         return process.returncode, output
@@ -74,7 +74,7 @@ class FakeRun:
     def json(self, path: str) -> dict:
         return json.loads((self.run_directory / path).read_text())
 
-    def wait_for(self, path: str, *, seconds: float = 30, **expected) -> dict:
+    def wait_for(self, path: str, *, seconds: float = 90, **expected) -> dict:
         """Wait until the JSON file holds these values."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
