@@ -242,7 +242,7 @@ class SupervisionConfig(StrictModel):
     """Minutes after its start by which an attempt has saved and ended, for schedulers that end it then."""
 
     compare_replicas_interval_steps: NonNegative = 0
-    """Optimizer steps between comparisons of the replicas' weights, which find silent corruption; every save is compared
+    """Optimizer steps between comparisons of the replicas' weights, which find silent corruption; each save is compared
     too. 0 never compares."""
 
 
