@@ -44,7 +44,7 @@ class TinyRuns:
         self._first_step(former, process)
         _stop(process)
         run = RunDirectory(former.path.with_name(f"{former.name}-bare"))
-        shutil.copytree(former.attempt(1), run.attempt(1), ignore=shutil.ignore_patterns("rank_*"))
+        shutil.copytree(former.attempt(1), run.attempt(1), ignore=shutil.ignore_patterns("rank_*", "exit.json"))
         run.heartbeats.mkdir()
         environment = json.loads((run.attempt(1) / "environment.json").read_text())
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llama_dist.train"]

@@ -14,7 +14,7 @@ from launcher.records import read_heartbeats
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
-LONG = 240.0  # on a busy machine
+LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 METRICS = {"audit_samples": True, "mlflow": False}
 
 
@@ -39,7 +39,8 @@ def facts_of(lab, job: str) -> dict[str, str]:
 
 
 def submit(lab, llama_dist, run_file, num_processes: int) -> str:
-    values = ("backend=slurm", "slurm.num_nodes=2", f"num_processes_per_node={num_processes}")
+    values = ("backend=slurm", "slurm.num_nodes=2", "node_timeout_seconds=60.0")
+    values += (f"num_processes_per_node={num_processes}",)
     settings = [word for value in values for word in ("--set", f"cluster.{value}")]
     launched = llama_dist("launch", run_file, *settings, env=os.environ | lab.environment)
     assert launched.returncode == 0, launched.stderr
@@ -73,7 +74,8 @@ def assert_same_runs(broken: RunDirectory, unbroken: RunDirectory, num_steps: in
 
 def write_pipeline(write_run, name: str, num_steps: int):
     train = {"num_steps": num_steps, "precision": "fp32"}
-    return write_run(name, parallel={"pipeline_stages": 2}, train=train, metrics=METRICS)
+    supervision = {"hang_timeout_min_seconds": None}
+    return write_run(name, parallel={"pipeline_stages": 2}, train=train, metrics=METRICS, supervision=supervision)
 
 
 def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int, num_steps: int) -> RunDirectory:
