@@ -81,7 +81,8 @@ def write_pipeline(write_run, name: str, num_steps: int):
 def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int, num_steps: int) -> RunDirectory:
     """The same run on the same topology, on this machine alone."""
     run_file = write_pipeline(write_run, "unbroken", num_steps)
-    done = llama_dist("launch", run_file, "--set", f"cluster.num_processes_per_node={num_processes}")
+    settings = ("--set", f"cluster.num_processes_per_node={num_processes}")
+    done = llama_dist("launch", run_file, *settings, timeout_seconds=LONG)
     assert done.returncode == 0, done.stderr
     return RunDirectory(tmp_path / "runs" / "unbroken")
 
