@@ -16,6 +16,7 @@ from launcher.launch import LaunchRequest, check_launch
 from launcher.records import read_json, write_json
 from launcher.slurm_job import SlurmJob, ask_job, requeue_job
 from launcher.stored_request import request_from_json, request_to_json
+from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory
 from llama_dist.config.cluster_slurm import SlurmConfig
 from llama_dist.exit_codes import ExitCode
@@ -29,21 +30,24 @@ def _main() -> int:
     launch = check_launch(request, os.environ)
     console = Console()
     _begin_once(path, request)
+    newest_before = newest_step(launch.run)
     code = execute(launch, console)
     job = os.environ.get("SLURM_JOB_ID", "")
     if not job.isdigit() or has_given_up(launch.run):
         return code
-    if wants_another_job(code, launch.cluster.slurm, ask_job(job), time.time()):
+    has_progressed = newest_step(launch.run) > newest_before
+    if wants_another_job(code, launch.cluster.slurm, ask_job(job), has_progressed, time.time()):
         console.say(f"queued again as Slurm job {job}: the run goes on from its newest checkpoint")
         requeue_job(job)
     return code
 
 
-def wants_another_job(code: int, slurm: SlurmConfig, job: SlurmJob, now: float) -> bool:
+def wants_another_job(code: int, slurm: SlurmConfig, job: SlurmJob, has_progressed: bool, now: float) -> bool:
     """Whether the run was stopped because its job ends, or lost too many of its nodes.
 
     Slurm itself queues a job again only if that still runs when its grace time is over: one that has saved and ended
-    in time has to ask. A job that is cancelled stays so.
+    in time has to ask. A job that is cancelled stays so, and one whose time was too short for a checkpoint would be
+    queued for ever.
     """
     if not slurm.requeue or not job.is_running:
         return False
@@ -51,7 +55,12 @@ def wants_another_job(code: int, slurm: SlurmConfig, job: SlurmJob, now: float) 
         return True
     notice_seconds = slurm.signal_before_limit_seconds + _MARGIN_SECONDS
     is_near_end = job.end_time is not None and job.end_time - now < notice_seconds
-    return code == ExitCode.STOPPED and (job.is_preempted or is_near_end)
+    return code == ExitCode.STOPPED and (job.is_preempted or (is_near_end and has_progressed))
+
+
+def newest_step(run: RunDirectory) -> int:
+    """Step of the newest checkpoint; -1 where there is none."""
+    return max(list_steps(run.checkpoints), default=-1)
 
 
 def has_given_up(run: RunDirectory) -> bool:

@@ -195,9 +195,9 @@ def test_several_tasks_of_a_node_are_told_to_be_one(slurm_run):
 def test_a_run_that_meets_its_jobs_time_limit_saves_and_goes_on_in_a_second_one(slurm_run):
     run = slurm_run.run
     run.script(ENDLESS, {"steps": 0})
-    job = slurm_run.submit("cluster.slurm.time_limit_minutes=1", "cluster.slurm.signal_before_limit_seconds=15")
+    job = slurm_run.submit("cluster.slurm.time_limit_minutes=2", "cluster.slurm.signal_before_limit_seconds=15")
     slurm_run.beats(1)
-    assert slurm_run.end_of(job, 240) == ("COMPLETED", "0:0")
+    assert slurm_run.end_of(job, 270) == ("COMPLETED", "0:0")
     assert slurm_run.job(job)["Restarts"] == "1"
     assert slurm_run.reason(1).startswith("asked to stop")
     assert run.json("attempts/0001/exit.json")["checkpoint_step_after"] > 0

@@ -23,7 +23,7 @@ from launcher.lab.inside import command_inside
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
-LONG = 240.0  # on a busy machine
+LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 SECRETS = {"join/key": "a secret of the cluster"}
 
 
@@ -94,11 +94,12 @@ class Pods:
 @pytest.fixture
 def pods(llama_dist, write_run, tmp_path):
     """Two pods of a pipeline over both, from the manifest that `launch` prints."""
-    run_file = write_run("podded", parallel={"pipeline_stages": 2}, train={"num_steps": 500, "precision": "fp32"})
+    train, supervision = {"num_steps": 500, "precision": "fp32"}, {"hang_timeout_min_seconds": None}
+    run_file = write_run("podded", parallel={"pipeline_stages": 2}, train=train, supervision=supervision)
     kubernetes = {"image": "registry/llama-dist:1", "claim": "disk", "mount_path": str(tmp_path), "num_nodes": 2}
     cluster_file = tmp_path / "cluster.yaml"
     cluster = {"backend": "kubernetes", "kubernetes": kubernetes | {"join_key_secret": "join/key"}}
-    cluster_file.write_text(yaml.safe_dump(cluster))
+    cluster_file.write_text(yaml.safe_dump(cluster | {"node_timeout_seconds": 60.0}))
     printed = llama_dist("launch", run_file, "--cluster", cluster_file)
     assert printed.returncode == 0, printed.stderr
     with lab_for_tests("p", num_nodes=2) as lab:

@@ -14,9 +14,7 @@ from launcher.records import read_heartbeats
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
-LONG = 240.0  # on a busy machine
-NUM_STEPS = 300
-TRAIN = {"num_steps": NUM_STEPS, "precision": "fp32"}
+LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 METRICS = {"audit_samples": True, "mlflow": False}
 
 
@@ -41,7 +39,8 @@ def facts_of(lab, job: str) -> dict[str, str]:
 
 
 def submit(lab, llama_dist, run_file, num_processes: int) -> str:
-    values = ("backend=slurm", "slurm.num_nodes=2", f"num_processes_per_node={num_processes}")
+    values = ("backend=slurm", "slurm.num_nodes=2", "node_timeout_seconds=60.0")
+    values += (f"num_processes_per_node={num_processes}",)
     settings = [word for value in values for word in ("--set", f"cluster.{value}")]
     launched = llama_dist("launch", run_file, *settings, env=os.environ | lab.environment)
     assert launched.returncode == 0, launched.stderr
@@ -67,35 +66,41 @@ def end_of(lab, job: str, describe) -> str:
     return facts_of(lab, job)["ExitCode"]
 
 
-def assert_same_runs(broken: RunDirectory, unbroken: RunDirectory) -> None:
+def assert_same_runs(broken: RunDirectory, unbroken: RunDirectory, num_steps: int) -> None:
     assert losses(broken) == losses(unbroken)
-    assert sorted(losses(broken)) == list(range(1, NUM_STEPS + 1))
+    assert sorted(losses(broken)) == list(range(1, num_steps + 1))
     assert samples_of_each_step(broken) == samples_of_each_step(unbroken)
 
 
-def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int) -> RunDirectory:
+def write_pipeline(write_run, name: str, num_steps: int):
+    train = {"num_steps": num_steps, "precision": "fp32"}
+    supervision = {"hang_timeout_min_seconds": None}
+    return write_run(name, parallel={"pipeline_stages": 2}, train=train, metrics=METRICS, supervision=supervision)
+
+
+def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int, num_steps: int) -> RunDirectory:
     """The same run on the same topology, on this machine alone."""
-    run_file = write_run("unbroken", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
-    done = llama_dist("launch", run_file, "--set", f"cluster.num_processes_per_node={num_processes}")
+    run_file = write_pipeline(write_run, "unbroken", num_steps)
+    settings = ("--set", f"cluster.num_processes_per_node={num_processes}")
+    done = llama_dist("launch", run_file, *settings, timeout_seconds=LONG)
     assert done.returncode == 0, done.stderr
     return RunDirectory(tmp_path / "runs" / "unbroken")
 
 
 def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab, llama_dist, write_run, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "requeued")
-    run_file = write_run("requeued", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
-    job = submit(lab, llama_dist, run_file, 1)
+    job = submit(lab, llama_dist, write_pipeline(write_run, "requeued", 60), 1)
 
     def describe():
         return (run.path / f"slurm-{job}.out").read_text()
 
-    wait_for_step(run, 1, 8, describe)
+    wait_for_step(run, 1, 3, describe)
     slurm(lab, "scontrol", "requeue", job)
     assert end_of(lab, job, describe) == "0:0", describe()
     assert read_status(run).num_restarts >= 1
     machines = json.loads((run.attempt(1) / "plan.json").read_text())["machines"]
     assert [one["host"] for one in machines] == ["node1", "node2"]
-    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2))
+    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2, 60), 60)
 
 
 @pytest.mark.long
@@ -104,8 +109,7 @@ def test_a_pipeline_of_replicas_that_is_preempted_and_queued_again_is_the_unbrok
 ):
     """Pipeline 2 x DP 2 on two hosts."""
     run = RunDirectory(tmp_path / "runs" / "preempted")
-    run_file = write_run("preempted", parallel={"pipeline_stages": 2}, train=TRAIN, metrics=METRICS)
-    job = submit(lab, llama_dist, run_file, 2)
+    job = submit(lab, llama_dist, write_pipeline(write_run, "preempted", 300), 2)
 
     def describe():
         return (run.path / f"slurm-{job}.out").read_text()
@@ -117,4 +121,4 @@ def test_a_pipeline_of_replicas_that_is_preempted_and_queued_again_is_the_unbrok
     slurm(lab, "scontrol", "requeue", job)
     assert end_of(lab, job, describe) == "0:0", describe()
     assert "queued again as Slurm job" in describe()
-    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 4))
+    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 4, 300), 300)

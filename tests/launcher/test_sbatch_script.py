@@ -113,6 +113,8 @@ def test_the_script_says_what_the_config_asks_for(tmp_path):
     [
         ({}, "--nodes=1"),
         ({"nodes": {"min": 2, "max": 8}}, "--nodes=2-8"),
+        ({"nodes": {"min": 2, "max": 8}, "spare_nodes": 1}, "--nodes=3-9"),
+        ({"spare_nodes": 2}, "--nodes=3"),
         ({"nodes": {"min": 2, "max": 8}, "slurm": {"num_nodes": 5}}, "--nodes=5"),
         ({"slurm": {"requeue": False}}, "--no-requeue"),
         ({"slurm": {"cpus_per_node": 32}}, "--cpus-per-task=32"),

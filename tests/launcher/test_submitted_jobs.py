@@ -45,12 +45,17 @@ PREEMPTED_LINE = (
     ],
 )
 def test_a_run_goes_on_in_another_job_where_its_own_ends_it(code, job, is_wanted):
-    assert wants_another_job(code, SLURM, job, NOW) == is_wanted
+    assert wants_another_job(code, SLURM, job, True, NOW) == is_wanted
+
+
+@pytest.mark.parametrize(("job", "is_wanted"), [(NEAR, False), (PREEMPTED, True)])
+def test_a_job_whose_time_is_too_short_for_a_checkpoint_is_not_queued_for_ever(job, is_wanted):
+    assert wants_another_job(ExitCode.STOPPED, SLURM, job, False, NOW) == is_wanted
 
 
 @pytest.mark.parametrize("code", [ExitCode.STOPPED, ExitCode.RETRY])
 def test_no_other_job_is_wanted_where_the_user_wants_none(code):
-    assert not wants_another_job(code, SLURM.model_copy(update={"requeue": False}), PREEMPTED, NOW)
+    assert not wants_another_job(code, SLURM.model_copy(update={"requeue": False}), PREEMPTED, True, NOW)
 
 
 def test_the_end_and_the_preemption_of_a_job_are_read():
