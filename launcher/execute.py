@@ -5,6 +5,7 @@ Idempotent: a new name starts a run, an existing one goes on from its newest che
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 
 from cluster.environment import as_mapping, shipper_environment
@@ -47,7 +48,7 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
         check_before_launch(launch, console)
     except ConfigError:
         if is_new:
-            run.path.rmdir()  # nothing else was written yet
+            shutil.rmtree(run.path, ignore_errors=True)  # the run was not begun
         raise
     with stop_on_signals(run.stop_request) as stop:
         with disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:

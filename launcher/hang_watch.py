@@ -73,7 +73,8 @@ class HangWatch:
         live = [rank for rank in range(self._num_ranks) if not has_ended(beats.get(rank))]
         # One rank in a slow phase may keep the others waiting: the longest time that any has holds for all.
         limit = max((self._limit_seconds(beats.get(rank)) for rank in live), default=math.inf)
-        late = tuple(rank for rank in live if seconds[rank] >= limit)
+        # A process that is gone does not hang: its agent tells how it ended, which takes a moment.
+        late = tuple(rank for rank in live if seconds[rank] >= limit and not _is_gone(beats.get(rank)))
         if not late:
             stop_limit = _sooner(self._limits.hang_timeout_min_seconds)
             late = tuple(rank for rank, at in self._stopped_at.items() if self._clock - at >= stop_limit)
@@ -97,7 +98,11 @@ class HangWatch:
 
 def has_ended(beat: RankBeat | None) -> bool:
     """Whether a rank has reached its end and is gone: it stands still by right."""
-    return beat is not None and beat.phase in ENDED_PHASES and beat.process_state in ("", "Z")
+    return beat is not None and beat.phase in ENDED_PHASES and _is_gone(beat)
+
+
+def _is_gone(beat: RankBeat | None) -> bool:
+    return beat is not None and beat.process_state in ("", "Z")
 
 
 def _sooner(seconds: float | None) -> float:

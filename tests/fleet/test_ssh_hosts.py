@@ -6,12 +6,14 @@ import signal
 import time
 
 import psutil
+import pytest
 from cluster_in_a_box import skip_unless_possible
 
 from launcher.lab.faults import cut, mend
 from launcher.lab.node_processes import pids_in
 from launcher.records import process_is_alive
 
+pytestmark = pytest.mark.long  # minutes, all of them
 ENDLESS = {"steps": 100_000, "save_every": 5}
 
 
@@ -57,9 +59,9 @@ def test_each_fault_is_named_with_its_host_and_the_run_goes_on_to_its_end(lab, f
     before = daemons_of(lab)
     fake_run.script(
         ENDLESS | {"ranks": {"1": {"kill_at": 20}}},
-        ENDLESS | {"ranks": {"2": {"stop_at": 60}}},
-        ENDLESS | {"ranks": {"0": {"hold_gil_at": 100}}},
-        {"steps": 150},
+        ENDLESS | {"ranks": {"2": {"stop_after": 60}}},
+        ENDLESS | {"ranks": {"0": {"hold_gil_after": 60}}},
+        {"steps": 0},
     )
     limits = ("supervision.max_attempts_without_progress=9", "supervision.hang_timeout_min_seconds=4.0")
     code, output = fake_run.launch(*over_ssh, *limits, timeout=180)

@@ -10,6 +10,8 @@ from launcher.lab.inside import command_inside
 from launcher.lab.node_processes import pids_in
 from launcher.stop_request import request_stop
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+
 ENDLESS = {"steps": 100_000, "save_every": 5}
 # No checkpoint before: a rank that comes late would begin at it, past the step of its end.
 RANK_1_IS_KILLED = {"steps": 100_000, "save_every": 1000, "ranks": {"1": {"kill_at": 20}}}

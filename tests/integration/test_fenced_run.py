@@ -18,6 +18,8 @@ from launcher.records import read_heartbeats
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory, load_run_config
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+
 NUM_STEPS = 30
 NUM_RANKS = 2
 WAIT_SECONDS = 300

@@ -14,6 +14,8 @@ from launcher.records import read_heartbeats
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+
 LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 METRICS = {"audit_samples": True, "mlflow": False}
 

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 from run_evidence import losses
 
 from llama_dist.config import RunDirectory
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
 
 
 def torchrun(run_file, *settings: str) -> None:

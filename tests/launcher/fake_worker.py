@@ -29,7 +29,7 @@ class Worker:
         self.run, self.attempt, self.rank = run, attempt, int(os.environ["RANK"])
         script = json.loads((run.parent.parent / "script.json").read_text())
         self.script = script[min(attempt, len(script)) - 1]
-        self.step = self._newest_checkpoint()
+        self.step = self.began = self._newest_checkpoint()
         self.stopping = False
         signal.signal(signal.SIGTERM, self._on_term)
         dump_stacks_on_signal(RunDirectory(run).stacks(attempt, self.rank))
@@ -53,7 +53,9 @@ class Worker:
         return self.end(0, "reached the last step")
 
     def misbehave(self) -> None:
-        mine = self.script.get("ranks", {}).get(str(self.rank), {})
+        mine = dict(self.script.get("ranks", {}).get(str(self.rank), {}))
+        for name in [name for name in mine if name.endswith("_after")]:  # steps of this attempt
+            mine[name.replace("_after", "_at")] = self.began + mine.pop(name)
         if self.step == mine.get("kill_at"):
             self.beat("train")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -20,6 +20,8 @@ from launcher.doctor.visit import DoctorRequest, examine, quick_checks, read_sub
 from launcher.lab.faults import cut, mend, slow
 from launcher.lab.inside import command_inside, run_inside
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ("node1", "node2", "node3")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cluster_in_a_box import lab_for_tests
 
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -3,20 +3,15 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
+from cluster_in_a_box import lab_for_tests
+from run_evidence import losses, samples_of_each_step
 
 from launcher.lab.faults import cut, mend
 from launcher.records import read_heartbeats, read_json
 from llama_dist.config import RunDirectory
-
-INTEGRATION_TESTS = Path(__file__).parents[1] / "integration"
-sys.path.append(str(INTEGRATION_TESTS))
-
-from conftest import corpus, llama_dist, write_run  # noqa: E402, F401
-from run_evidence import losses, samples_of_each_step  # noqa: E402
 
 # fp32 sums over another number of stages and micro-batches round differently, and AdamW carries that along.
 LOSS_TOLERANCE = 1e-4
@@ -38,6 +33,22 @@ SECTIONS = {
 }
 
 
+@pytest.fixture
+def lab():
+    with lab_for_tests("e") as lab:
+        yield lab
+
+
+def over_ssh(lab):
+    hosts = ", ".join(node.name for node in lab.nodes)
+    return (
+        "cluster.backend=ssh",
+        f"cluster.hosts=[{hosts}]",
+        f"cluster.ssh_config={lab.ssh_config}",
+        "cluster.num_processes_per_node=1",
+    )
+
+
 def launch(run_file, *overrides):
     sets = [part for override in overrides for part in ("--set", override)]
     return subprocess.Popen(
@@ -57,11 +68,12 @@ def wait_for_step(run, attempt, step, process, seconds=240):
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(600)
-def test_a_pipeline_over_three_hosts_goes_on_over_two_and_over_three_again(lab, over_ssh, write_run, tmp_path):  # noqa: F811
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_pipeline_over_three_hosts_goes_on_over_two_and_over_three_again(lab, write_run, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "elastic")
     slow_enough = ("parallel.pipeline_stages=3", "cluster.nodes={min: 2, max: 3}")
-    elastic = launch(write_run("elastic", **SECTIONS), *over_ssh, *slow_enough)
+    elastic = launch(write_run("elastic", **SECTIONS), *over_ssh(lab), *slow_enough)
     try:
         wait_for_step(run, 1, 12, elastic)
         cut(lab, "node2")

@@ -1,0 +1,5 @@
+"""Fixtures of the loop's tests."""
+
+from loop_fakes import parts, start
+
+__all__ = ["parts", "start"]
