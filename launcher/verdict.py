@@ -6,10 +6,12 @@ from typing import Any, Literal
 
 from launcher.resume_evidence import LossDifference
 
-# Another topology adds in another order. These are far above what that does in a few steps, and far below what a
-# forgotten moment, a sample read twice or a wrong learning rate does.
-_LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}
-_STATE_TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2, "fp16": 5e-2}
+# Another topology adds in another order. Measured with 3 layers over 4 and 20 steps, ZeRO-1 on 2 ranks against ZeRO 2
+# and 3, one rank and a pipeline: losses apart by 2e-7 in fp32 and 5e-5 in bf16 and fp16, states of any tensor by 3e-6,
+# 6e-3 and 2e-3. More layers and ranks may take some tens of times that. A tensor that was not trained differs by 1, and
+# one whose moments were forgotten at the half by 0.6, but the losses then by no more than 4e-4: the states decide.
+_LOSS_TOLERANCE = {"fp32": 1e-5, "bf16": 1e-3, "fp16": 1e-3}
+_STATE_TOLERANCE = {"fp32": 1e-3, "bf16": 1e-1, "fp16": 1e-1}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Tolerance:
     """Relative to the straight run's loss of the step."""
 
     state: float = 0.0
-    """Relative to the largest absolute value of the state (`fp32`, `exp_avg`, `exp_avg_sq`)."""
+    """By tensor, L2 norms: of weights (`fp32`) relative to their movement in the second half, of moments (`exp_avg`,
+    `exp_avg_sq`) relative to themselves."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +56,12 @@ class Finding:
     """What `llama_dist.checkpoint.compare` says: `a` is the straight run's checkpoint."""
 
     @property
-    def state_shares(self) -> dict[str, float]:
-        """Largest difference of each state, as a share of its largest value."""
-        states = self.checkpoints["states"].items()
-        return {name: one["largest_difference"] / (one["largest_value"] or 1.0) for name, one in states}
-
-    @property
     def faulty_states(self) -> list[str]:
-        """States that differ by more than is allowed."""
+        """States that differ by more than is allowed in any tensor."""
+        states = self.checkpoints["states"].items()
         if not self.tolerance.state:
-            return [name for name, one in self.checkpoints["states"].items() if not one["equal"]]
-        return [name for name, share in self.state_shares.items() if not share <= self.tolerance.state]
+            return [name for name, one in states if not one["equal"]]
+        return [name for name, one in states if not one["largest_share"] <= self.tolerance.state]
 
     @property
     def first_step(self) -> int | None:
@@ -135,8 +133,9 @@ def _render_finding(finding: Finding) -> list[str]:
         text = f"bit for bit, hash {one['hash_a']}"
         if not one["equal"]:
             allowed = f", allowed {tolerance.state:.0e}" if tolerance.state else ""
-            share = f"{finding.state_shares[name]:.1e} of the largest value{allowed}"
-            text = f"differ by {one['largest_difference']:.1e} in {one['tensor']} ({share})"
+            measure = "its movement since the half" if name == "fp32" else "itself"
+            share = f"by {one['largest_share']:.1e} of {measure} in {one['share_tensor']}{allowed}"
+            text = f"differ by {one['largest_difference']:.1e} in {one['tensor']}, {share}"
         rows.append((name, text, name not in finding.faulty_states))
     rows += [(name, f"{pair[0]} against {pair[1]}", False) for name, pair in finding.checkpoints["fields"].items()]
     return [f"  {finding.run}: {finding.story}"] + [

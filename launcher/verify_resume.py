@@ -172,7 +172,7 @@ def _topology(launch: Launch) -> Topology:
 
 def _finding(straight: SubRun, other: SubRun, launch: Launch, story: str, tolerance: Tolerance) -> Finding:
     """Compare the steps that `other` did itself, and where both ended."""
-    num_steps = straight.num_steps
+    num_steps, half = straight.num_steps, straight.num_steps // 2
     steps = range(first_step_of_attempt(other.run, 1) or 1, num_steps + 1)
     num_sequences = launch.config.batch.global_batch_sequences
     return Finding(
@@ -182,13 +182,13 @@ def _finding(straight: SubRun, other: SubRun, launch: Launch, story: str, tolera
         tolerance=tolerance,
         losses=compare_losses(straight.run, other.run, steps, tolerance.loss),
         first_step_with_other_samples=first_step_with_other_samples(straight.run, other.run, steps, num_sequences),
-        checkpoints=_compare(straight.checkpoint(num_steps), other.checkpoint(num_steps)),
+        checkpoints=_compare(straight.checkpoint(num_steps), other.checkpoint(num_steps), straight.checkpoint(half)),
     )
 
 
-def _compare(a: Path, b: Path) -> dict[str, Any]:
-    """Compare two checkpoints, in a process of its own: it needs torch, which the launcher does without."""
-    command = [sys.executable, "-m", _COMPARISON_MODULE, str(a), str(b)]
+def _compare(a: Path, b: Path, since: Path) -> dict[str, Any]:
+    """Compare two that came from `since`, in a process of its own: it needs torch, which the launcher does without."""
+    command = [sys.executable, "-m", _COMPARISON_MODULE, str(a), str(b), "--since", str(since)]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     try:
         values = json.loads(done.stdout) if done.returncode in _ANSWERS else None

@@ -1,14 +1,15 @@
 """Whether two checkpoints hold the same, whatever topology wrote them: `python -m llama_dist.checkpoint.compare A B`.
 
 Verifies both, streams them a stretch at a time, and prints one JSON object. Ends with 0 if they are equal bit for bit,
-1 if they differ, 74 if one is damaged or they are not of one model. Changes nothing.
+1 if they differ, 74 if one is damaged or they are not of one model. With `--since C`, from which both came, weights are
+measured by how far they have moved since. Changes nothing.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,12 @@ class StateComparison:
     tensor: str | None
     """Where that is; None if all are equal."""
 
-    largest_value: float
-    """Largest absolute value in the first checkpoint: what a difference is small or large against."""
+    largest_share: float
+    """Largest, over the tensors, of the difference's L2 norm over the norm of what the tensor has become: of its values
+    in the first checkpoint, or for weights with `since` of their movement from there."""
+
+    share_tensor: str | None
+    """Where that is; None if all are equal."""
 
     hash_a: str
     hash_b: str
@@ -68,17 +73,23 @@ class Comparison:
     """What the manifests say differently of position, data and scalars: both values."""
 
 
-def compare_checkpoints(a: Path, b: Path) -> Comparison:
-    """Verify both and compare them. One process, no group. Raises CheckpointError: damaged, or of two models."""
-    faults = [*verify_checkpoint(a), *verify_checkpoint(b)]
+def compare_checkpoints(a: Path, b: Path, since: Path | None = None) -> Comparison:
+    """Verify and compare them, `b` against `a`. One process, no group.
+
+    Raises CheckpointError where one is damaged, or they are of two models.
+    """
+    directories = [a, b] if since is None else [a, b, since]
+    faults = [fault for directory in directories for fault in verify_checkpoint(directory)]
     if faults:
         raise CheckpointError("damaged checkpoints are not compared:\n  " + "\n  ".join(faults))
-    manifests = read_manifest(a), read_manifest(b)
-    _check_same_model(*manifests)
+    sources = [(directory, read_manifest(directory)) for directory in directories]
+    for _, manifest in sources[1:]:
+        _check_same_model(sources[0][1], manifest)
     states = {}
     for state in MASTER_AND_MOMENTS:
-        states[state] = _compare_state(state, (a, manifests[0]), (b, manifests[1]))
-    values = {name: [getattr(manifest, name) for manifest in manifests] for name in _FIELDS}
+        # A moment forgets what it was, and is measured by what it is; a weight has moved little of its value.
+        states[state] = _compare_state(state, sources if state == MASTER_AND_MOMENTS[0] else sources[:2])
+    values = {name: [getattr(manifest, name) for _, manifest in sources[:2]] for name in _FIELDS}
     fields = {name: pair for name, pair in values.items() if pair[0] != pair[1]}
     return Comparison(not fields and all(one.equal for one in states.values()), str(a), str(b), states, fields)
 
@@ -100,40 +111,53 @@ class _Tensor:
 
     def __init__(self) -> None:
         self.digests = xxhash.xxh3_128(), xxhash.xxh3_128()
-        self.largest_difference = self.largest_value = 0.0
+        self.largest_difference = self._difference_squared = self._measure_squared = 0.0
 
-    def add(self, a: torch.Tensor, b: torch.Tensor) -> None:
+    def add(self, a: torch.Tensor, b: torch.Tensor, since: torch.Tensor | None = None) -> None:
         for digest, values in zip(self.digests, (a, b), strict=True):
             digest.update(values.numpy().data)
-        self.largest_value = max(self.largest_value, _as_number(a.abs().max()))
-        self.largest_difference = max(self.largest_difference, _as_number((a - b).abs().max()))
+        difference, measure = a - b, a if since is None else a - since
+        self.largest_difference = max(self.largest_difference, _as_number(difference.abs().max()))
+        self._difference_squared += _as_number(difference.double().square().sum())
+        self._measure_squared += _as_number(measure.double().square().sum())
+
+    @property
+    def share(self) -> float:
+        if not self._difference_squared:
+            return 0.0
+        # Where nothing has moved, nothing may differ; where a measure is no number, neither is the share.
+        is_measured = 0.0 < self._measure_squared < math.inf
+        return math.sqrt(self._difference_squared / self._measure_squared) if is_measured else math.inf
 
     @property
     def hashes(self) -> tuple[str, str]:
         return self.digests[0].hexdigest(), self.digests[1].hexdigest()
 
 
-def _compare_state(state: str, a: tuple[Path, Manifest], b: tuple[Path, Manifest]) -> StateComparison:
+def _compare_state(state: str, sources: Sequence[tuple[Path, Manifest]]) -> StateComparison:
+    """Compare the second source with the first; a third is what both came from."""
     tensors: dict[str, _Tensor] = {}
-    sizes = {name: record.num_elements for name, record in sorted(a[1].tensors.items())}
+    sizes = {name: record.num_elements for name, record in sorted(sources[0][1].tensors.items())}
     for stretches in _batches(sizes):
         read = []
-        for directory, manifest in (a, b):
+        for directory, manifest in sources:
             wanted = [Wanted(name, state, offset, torch.empty(length)) for name, offset, length in stretches]
             read_ranges(directory, manifest, wanted)
             read.append(wanted)
-        for one, other in zip(*read, strict=True):
-            tensors.setdefault(one.name, _Tensor()).add(one.target, other.target)
+        for same in zip(*read, strict=True):
+            tensors.setdefault(same[0].name, _Tensor()).add(*(one.target for one in same))
     different = {name: one for name, one in tensors.items() if one.hashes[0] != one.hashes[1]}
     # Equal numbers can differ in bits (0 and -0): then the first of them is named.
     worst = max(different, key=lambda name: different[name].largest_difference, default=None)
+    farthest = max(different, key=lambda name: different[name].share, default=None)
     return StateComparison(
         equal=not different,
         num_tensors=len(tensors),
         num_different=len(different),
         largest_difference=0.0 if worst is None else different[worst].largest_difference,
         tensor=worst,
-        largest_value=max((one.largest_value for one in tensors.values()), default=0.0),
+        largest_share=0.0 if farthest is None else different[farthest].share,
+        share_tensor=farthest,
         hash_a=_hash_of_all((name, one.hashes[0]) for name, one in tensors.items()),
         hash_b=_hash_of_all((name, one.hashes[1]) for name, one in tensors.items()),
     )
@@ -164,15 +188,16 @@ def _as_number(value: torch.Tensor) -> float:
 
 
 def main() -> int:
-    """Print the comparison of the two directories in the arguments; answers the exit code."""
+    """Print the comparison of the directories in the arguments; answers the exit code."""
     parser = argparse.ArgumentParser(prog="python -m llama_dist.checkpoint.compare", description=__doc__)
     parser.add_argument(
         "a", type=Path, help="Directory of a checkpoint, for example runs/tiny/checkpoints/step_00000200."
     )
     parser.add_argument("b", type=Path, help="Directory of the other.")
+    parser.add_argument("--since", type=Path, help="Directory of the checkpoint from which both came.")
     arguments = parser.parse_args()
     try:
-        comparison = compare_checkpoints(arguments.a, arguments.b)
+        comparison = compare_checkpoints(arguments.a, arguments.b, arguments.since)
     except ReportedError as error:
         print(f"compare: {error}", file=sys.stderr)
         return int(error.exit_code)

@@ -1,9 +1,11 @@
 """Two checkpoints are compared by what they hold, and not by how it is cut into files."""
 
 import json
+import math
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from llama_dist.checkpoint.compare import compare_checkpoints
@@ -46,6 +48,27 @@ def test_other_cuts_of_the_same_state_are_equal(tmp_path, plain_engine, progress
     scalars = engine.scalars()
     second = write_checkpoint(tmp_path / "whole", progress(3), whole, scalars=scalars, tokenizer=b"", states=STATES)
     assert compare_checkpoints(tmp_path / "cut" / second.name, second).equal
+
+
+def test_weights_are_measured_by_their_movement_and_moments_by_themselves_tensor_by_tensor(tmp_path, progress):
+    half = write(tmp_path / "half", progress)
+    moved, nearly = torch.full((4, 3), 1.51), torch.full((4, 3), 1.5101)
+    straight = write(tmp_path / "straight", progress, [(("a", "fp32"), moved), (("b", "fp32"), moved)])
+    other = write(tmp_path / "other", progress, [(("a", "fp32"), nearly), (("b", "exp_avg"), torch.zeros(4, 3))])
+    states = compare_checkpoints(straight, other, half).states
+    assert (states["fp32"].largest_share, states["fp32"].share_tensor) == (1.0, "b"), "b was not trained"
+    assert (states["exp_avg"].largest_share, states["exp_avg"].share_tensor) == (1.0, "b")
+    assert states["exp_avg_sq"].largest_share == 0.0
+    nearer = write(tmp_path / "nearer", progress, [(("a", "fp32"), nearly), (("b", "fp32"), moved)])
+    assert compare_checkpoints(straight, nearer, half).states["fp32"].largest_share == pytest.approx(0.01, rel=1e-3)
+    assert compare_checkpoints(straight, nearer).states["fp32"].largest_share == pytest.approx(1e-4 / 1.51, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [1.5001, math.nan, math.inf])
+def test_a_difference_where_nothing_has_moved_or_that_is_no_number_is_endless(tmp_path, progress, value):
+    half = write(tmp_path / "half", progress)
+    other = write(tmp_path / "other", progress, [(("a", "fp32"), torch.full((4, 3), value))])
+    assert compare_checkpoints(half, other, half).states["fp32"].largest_share == math.inf
 
 
 def test_the_program_says_it_by_its_exit_code(tmp_path, progress):

@@ -1,12 +1,19 @@
 """What `verify-resume` finds in the records of two runs, and the verdict that follows."""
 
 import json
+from dataclasses import asdict
+from functools import partial
 
 import pytest
+import torch
 
 from launcher.resume_evidence import compare_losses, first_step_with_other_samples
-from launcher.verdict import Finding, Tolerance, Topology, Verdict, render_verdict
+from launcher.verdict import Finding, Tolerance, Topology, Verdict, render_verdict, tolerance_of
+from llama_dist.checkpoint.compare import compare_checkpoints
+from llama_dist.checkpoint.manifest import Progress
+from llama_dist.checkpoint.save import write_checkpoint
 from llama_dist.config import RunDirectory
+from llama_dist.parallel.engine import STATES
 
 STEPS = range(1, 5)
 
@@ -65,7 +72,8 @@ def test_another_repeated_or_missing_sample_is_found(record, ids):
 
 def test_the_verdict_names_the_first_step_and_the_state_that_differs(record):
     straight, other = record("straight", STRAIGHT), record("other", changed(3, loss=2.8))
-    state = {"num_tensors": 1, "largest_difference": 0.5, "largest_value": 1.0, "tensor": "norm.weight"}
+    state = {"num_tensors": 1, "largest_difference": 0.5, "tensor": "norm.weight"}
+    state |= {"largest_share": 0.7, "share_tensor": "embed.weight"}
     states = {
         "fp32": state | {"equal": False, "hash_a": "aa", "hash_b": "bb"},
         "exp_avg": state | {"equal": True, "hash_a": "cc", "hash_b": "cc"},
@@ -83,6 +91,45 @@ def test_the_verdict_names_the_first_step_and_the_state_that_differs(record):
     verdict = Verdict("run", "2026-01-01T00:00:00Z", {}, "hash", 4, topology, (finding,))
     assert finding.faulty_states == ["fp32"]
     text = render_verdict(verdict)
-    assert "differ by 5.0e-01 in norm.weight" in text
+    assert "differ by 5.0e-01 in norm.weight, by 7.0e-01 of its movement since the half in embed.weight" in text
     assert text.endswith("verdict: DIFFERENT: the first step that differs is 3")
     assert verdict.to_json()["first_step_that_differs"] == 3
+
+
+@pytest.fixture
+def verdict_on(record, tmp_path):
+    """The faulty states of a run on another topology, whose last checkpoint has some tensors replaced."""
+    straight = record("straight", STRAIGHT)
+
+    def checkpoint(name, tensors):
+        whole = ((name, state, tensor) for (name, state), tensor in tensors.items())
+        progress = Progress(4, 4, {}, "test", {}, {})
+        return write_checkpoint(tmp_path / name, progress, whole, scalars={}, tokenizer=b"", states=STATES)
+
+    def verdict(precision, replaced):
+        noise = partial(torch.randn, 64, generator=torch.Generator().manual_seed(0))
+        rounding = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+        half, end, other = {}, {}, {}
+        # Weights that are 1 and move by a thousandth; moments of two tensors that are not of one size.
+        for name, size in (("embed.weight", 1e-3), ("norm.weight", 1.0)):
+            for state in STATES:
+                is_weight = state == "fp32"
+                half[name, state] = torch.ones(64) if is_weight else size * noise()
+                change = 1e-3 * noise() if is_weight else size * noise()
+                end[name, state] = half[name, state] + change
+                other[name, state] = end[name, state] + rounding * change
+        for name, state in replaced:
+            other[name, state] = half[name, state] if state == "fp32" else torch.zeros(64)
+        directories = [checkpoint(str(number), tensors) for number, tensors in enumerate((end, other, half))]
+        compared = json.loads(json.dumps(asdict(compare_checkpoints(*directories))))
+        losses = compare_losses(straight, straight, STEPS, 0.0)
+        return Finding("moved", "", Topology(1, 1, 3), tolerance_of(precision), losses, None, compared).faulty_states
+
+    return verdict
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_another_topology_rounding_passes_and_one_forgotten_tensor_does_not(verdict_on, precision):
+    assert verdict_on(precision, []) == []
+    for fault in (("norm.weight", "fp32"), ("embed.weight", "exp_avg"), ("embed.weight", "exp_avg_sq")):
+        assert verdict_on(precision, [fault]) == [fault[1]]
