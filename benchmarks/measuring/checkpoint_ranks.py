@@ -20,13 +20,14 @@ sys.modules["mlflow"] = None  # type: ignore[assignment] # as the trainer does: 
 import torch
 from torch import distributed
 
+from data_pipeline.stream import TokenStream, open_stream
 from llama_dist.checkpoint.load import agree_on_newest_good, load_into
 from llama_dist.checkpoint.manifest import Progress
 from llama_dist.checkpoint.save import layout_of, owned_partitions
 from llama_dist.checkpoint.save_group import SaveGroup
 from llama_dist.checkpoint.transaction import Contents
 from llama_dist.checkpoint.writer import CheckpointWriter
-from llama_dist.config import RunConfig, parse_run_config
+from llama_dist.config import RunConfig, RunDirectory, parse_run_config
 from llama_dist.optim.adamw import build_adamw
 from llama_dist.parallel import build
 from llama_dist.parallel.deepspeed_config import deepspeed_config
@@ -34,6 +35,8 @@ from llama_dist.parallel.engine import Engine, MicroBatch
 from llama_dist.parallel.grid import Grid
 from llama_dist.runtime.process_group import all_gather_json, process_group
 from llama_dist.runtime.world import World
+from llama_dist.train.batches import TrainingBatches
+from llama_dist.train.keeper import CheckpointKeeper, Position
 
 TAG = "theirs"
 SEQUENCE_TOKENS, SEQUENCES_PER_RANK = 256, 2
@@ -51,7 +54,7 @@ def main() -> None:
             print(json.dumps(measured), flush=True)
 
 
-def run_config(world: World) -> RunConfig:
+def run_config(world: World, data: Path = Path("unused")) -> RunConfig:
     """About 35 million parameters: 12 bytes of each are saved, 423 MB."""
     return parse_run_config(
         {
@@ -60,7 +63,7 @@ def run_config(world: World) -> RunConfig:
                 "vocabulary_size": 32000, "hidden_size": 384, "num_layers": 6, "num_heads": 6,
                 "feed_forward_size": 1024, "max_sequence_length_tokens": SEQUENCE_TOKENS,
             },
-            "data": {"sources": [{"path": "unused"}], "sequence_length_tokens": SEQUENCE_TOKENS},
+            "data": {"sources": [{"path": str(data)}], "sequence_length_tokens": SEQUENCE_TOKENS},
             "batch": {
                 "global_batch_sequences": SEQUENCES_PER_RANK * world.world_size,
                 "micro_batch_sequences": SEQUENCES_PER_RANK,
@@ -79,6 +82,7 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
     step()
     ours, theirs = Ours(directory / "ours", engine, world), Theirs(directory / "theirs", engine)
     measured: dict[str, list[float]] = {"peak / staged": [ours.peak_over_staged()]}
+    resumable = {at: Resumable(directory, engine, world, at) for at in (10, 100_000)}
     measured["peak theirs / ours staged"] = [theirs.peak_bytes() / ours.staged_bytes]
 
     def note(name: str, seconds: float) -> None:
@@ -101,9 +105,8 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
         ours.begin()
         note("steps beside a save", timed(lambda: [step() for _ in range(STEPS_BESIDE_A_SAVE)]))
         ours.wait()
-        for at in (10, 100_000):
-            ours.save(at)
-            note(f"resume at step {at}", timed(ours.load))
+        for at, run in resumable.items():
+            note(f"resume at step {at}", timed(run.resume))
     ours.save()
     theirs.save(keep=True)
     sizes = [size_of(directory / name) for name in ("ours", "theirs")]
@@ -148,22 +151,22 @@ class Ours:
             self.save()
         return added[0] / self.staged_bytes
 
-    def begin(self, at: int = 1) -> None:
+    def begin(self) -> None:
         """Collective. Begin a save of a step."""
         shutil.rmtree(self._directory, ignore_errors=True) if self._world.rank == 0 else None
         distributed.barrier()
-        self._writer.begin(self._engine, self._contents(at))
+        self._writer.begin(self._engine, self._contents())
 
     def wait(self) -> None:
         """Collective. Wait for the checkpoint to exist."""
         self._writer.wait()
         distributed.barrier()
 
-    def save(self, at: int = 1) -> tuple[float, float]:
+    def save(self) -> tuple[float, float]:
         """Collective. Seconds that training waits, and seconds until the checkpoint exists, of the slowest rank."""
         remove(self._directory)
         started = time.perf_counter()
-        self._writer.begin(self._engine, self._contents(at))
+        self._writer.begin(self._engine, self._contents())
         blocked = time.perf_counter() - started
         self._writer.wait()
         total = time.perf_counter() - started
@@ -172,7 +175,7 @@ class Ours:
     def save_synchronously(self) -> float:
         """Collective. Seconds of a save with `checkpoint.asynchronous: false`."""
         remove(self._directory)
-        return timed(lambda: self._plain_writer.begin(self._engine, self._contents(1)) or self._plain_writer.wait())
+        return timed(lambda: self._plain_writer.begin(self._engine, self._contents()) or self._plain_writer.wait())
 
     def load(self) -> None:
         """Collective. What a start does: verify, agree, load."""
@@ -180,12 +183,35 @@ class Ours:
         assert found is not None
         load_into(self._engine, found)
 
-    def _contents(self, at: int) -> Contents:
-        progress = Progress(at, 0, {}, "benchmark", {"world_size": self._world.world_size}, {})
+    def _contents(self) -> Contents:
+        progress = Progress(1, 0, {}, "benchmark", {"world_size": self._world.world_size}, {})
         return Contents(progress, self._engine.scalars(), b"")
 
     def _build_writer(self, *, is_asynchronous: bool) -> CheckpointWriter:
         return CheckpointWriter(self._directory, self._group, lambda *_: [], is_asynchronous=is_asynchronous)
+
+
+class Resumable:
+    """A run over real data that was saved at a step."""
+
+    def __init__(self, directory: Path, engine: Engine, world: World, at: int) -> None:
+        self._run, self._engine, self._world = RunDirectory(directory / f"saved_at_{at}"), engine, world
+        self._config = run_config(world, directory / "data")
+        self._position = Position(at, at * self._config.batch.global_batch_sequences)
+        keeper = self._keeper(open_stream(self._config.data))
+        keeper.save(engine, self._position)
+        keeper.finish()
+
+    def resume(self) -> None:
+        """Collective. What a start does once its engine is built: open the data, restore, read the first batch."""
+        stream = open_stream(self._config.data)
+        batches = TrainingBatches(stream, self._engine.grid, self._config)
+        position = self._keeper(stream).restore_newest(self._engine, lambda _: None)
+        assert position == self._position
+        assert batches.read(position)
+
+    def _keeper(self, stream: TokenStream) -> CheckpointKeeper:
+        return CheckpointKeeper(self._run, self._world, self._config, stream, "benchmark")
 
 
 class Theirs:

@@ -47,7 +47,6 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "llama_dist.runtime",
         "fsspec",
         "numpy",
-        "psutil",
         "safetensors",
         "torch",
         "xxhash",
