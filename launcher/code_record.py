@@ -61,7 +61,8 @@ def installed_packages() -> dict[str, str]:
         for suffix in (".dist-info", ".egg-info"):
             for path in directory.glob(f"*{suffix}"):
                 name, _, number = path.name.removesuffix(suffix).partition("-")
-                found.setdefault(name.replace("_", "-").lower(), number)  # the first in the path is imported
+                if number:  # an editable install leaves a directory without one in its source tree
+                    found.setdefault(name.replace("_", "-").lower(), number)  # the first in the path is imported
     return dict(sorted(found.items()))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_an_unexpected_error_is_a_traceback_and_70():
 def test_missing_data_is_told_before_anything_is_written(fake_run, fault):
     (fake_run.path / "data" / "manifest.json").unlink()
     if fault == "directory":
-        (fake_run.path / "data").rmdir()
+        shutil.rmtree(fake_run.path / "data")
     done = llama_dist("launch", fake_run.run_file, cwd=fake_run.path)
     assert done.returncode == 78
     assert str(fake_run.path / "data") in done.stderr

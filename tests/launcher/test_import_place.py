@@ -52,7 +52,7 @@ def test_nodes_disks_without_a_directory_are_refused_before_anything_is_made(hol
 
 def test_a_live_run_and_one_whose_checkpoints_are_away_are_refused(hold, run):
     run.path.mkdir(parents=True)
-    with lock_run(run), pytest.raises(LiveRunError, match="run `fake` is live"), hold()[0]:
+    with lock_run(run, 60.0), pytest.raises(LiveRunError, match="run `fake` is live"), hold()[0]:
         pass
     begin_life(run)
     note_saved(run, 7)
