@@ -1,18 +1,24 @@
 """What program a node would run: all nodes of an attempt must have the same."""
 
-import hashlib
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cluster.software import hash_sources
+
 _PACKAGES = ("torch", "deepspeed")
-_SOURCES = ("cluster", "data_pipeline", "launcher", "llama_dist")
+_ROOT = Path(__file__).resolve().parents[2]
+_SHOWN_CHARACTERS = 16  # of a hash, for people: enough to tell programs apart
 
 
 def describe_installation() -> dict[str, str]:
     """Versions, and a hash over this program's own source files."""
     versions = {name: _version(name) for name in _PACKAGES}
-    return {"llama-dist sources": _source_hash(), "python": platform.python_version(), **versions}
+    return {
+        "llama-dist sources": hash_sources(_ROOT)[:_SHOWN_CHARACTERS],
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def compare_installations(ours: dict[str, str], theirs: dict[str, str]) -> str:
@@ -20,15 +26,6 @@ def compare_installations(ours: dict[str, str], theirs: dict[str, str]) -> str:
     return ", ".join(
         f"{name} is {theirs.get(name)}, here {ours[name]}" for name in ours if theirs.get(name) != ours[name]
     )
-
-
-def _source_hash() -> str:
-    root = Path(__file__).resolve().parents[2]
-    digest = hashlib.sha256()
-    for package in _SOURCES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str:
