@@ -11,8 +11,8 @@ def test_ranks_are_heard_on_a_host_that_the_run_knows_by_an_address_or_a_pods_na
     run = RunDirectory(tmp_path)
     run.heartbeats.mkdir()
     Heartbeat(run.heartbeat(0), 1).beat(5, "train")
-    node = NodeSpec("tiny-0.tiny", ["true"], {})
+    node = NodeSpec("tiny-0.tiny", ["true"], {}, [0])
     with subprocess.Popen(["true"]) as agent:
-        attempt = LocalAttempt(agent, tmp_path / "agent.log", AttemptSpec(run, 1, [node], 1), node.host)
+        attempt = LocalAttempt(agent, tmp_path / "agent.log", AttemptSpec(run, 1, [node], 1), node)
         (beat,) = attempt.beats().values()
     assert (beat.host, beat.step) == ("tiny-0.tiny", 5) and beat.process_state not in ("", "Z")
