@@ -5,6 +5,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +22,9 @@ PACKAGES = (
 )
 OUR_PACKAGES = ("cluster", "data_pipeline", "launcher", "llama_dist")
 _SUFFIXES = frozenset({".py", ".txt"})  # code, and the word lists that it reads
-_GIT_TIMEOUT_SECONDS = 10.0
+# A work tree's own settings must not start programs: external diffs, converters, a file-system monitor.
+GIT = ("git", "-c", "core.fsmonitor=false")
+GIT_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,16 +48,15 @@ class SoftwareFacts:
 def read_software_facts() -> SoftwareFacts:
     """Look at this process's interpreter and at the sources that it runs: once, some tens of milliseconds."""
     source = Path(__file__).resolve().parent.parent
-    revision = _git(source, "rev-parse", "HEAD")
-    changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None
+    revision, dirty = git_state(source)
     return SoftwareFacts(
         python=platform.python_version(),
         executable=sys.executable,
-        packages={name: _version(name) for name in PACKAGES},
+        packages=package_versions(PACKAGES),
         code_directory=str(source),
         code_hash=hash_sources(source),
         git_revision=revision,
-        git_dirty=None if changes is None else bool(changes),
+        git_dirty=dirty,
     )
 
 
@@ -70,13 +72,27 @@ def hash_sources(source: Path) -> str:
     return digest.hexdigest()
 
 
-def _git(source: Path, *arguments: str) -> str | None:
-    """Ask git about `source` itself; a work tree around an installed package says nothing about the package."""
+def git_state(source: Path) -> tuple[str | None, bool | None]:
+    """Return the revision of the work tree `source`, and whether tracked files differ from it; None if git cannot say.
+
+    A work tree around an installed package says nothing about the package: only `source` itself is asked about.
+    """
     if not (source / ".git").exists():
-        return None
-    command = ["git", "-C", str(source), *arguments]
+        return None, None
+    revision = _git(source, "rev-parse", "HEAD")
+    changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None
+    return revision, None if changes is None else bool(changes)
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str | None]:
+    """Return name to version of each; None for one that is not installed."""
+    return {name: _version(name) for name in names}
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    command = [*GIT, "-C", str(source), *arguments]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None  # no git here, or a work tree that it does not trust
     return answer.stdout.strip()

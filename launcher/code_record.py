@@ -5,28 +5,14 @@ import platform
 import subprocess
 import sys
 import threading
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from cluster.software import GIT, GIT_TIMEOUT_SECONDS, PACKAGES, git_state, package_versions
 from launcher.records import write_json
 
-_PACKAGES = (
-    "llama-dist",
-    "torch",
-    "deepspeed",
-    "numpy",
-    "pyarrow",
-    "safetensors",
-    "sentencepiece",
-    "mlflow",
-    "pydantic",
-)
-_GIT_TIMEOUT_SECONDS = 10.0
 _MOST_DIFF_BYTES = 1 << 20  # a source change is small; past this somebody has committed data
 _TRUNCATED = b"\n[cut here: the changes are larger than 1 MiB]\n"
-# A work tree's own settings must not start programs: external diffs, converters, a file-system monitor.
-_GIT = ("git", "-c", "core.fsmonitor=false")
 
 
 def write_code(directory: Path, source: Path) -> None:
@@ -40,14 +26,13 @@ def write_code(directory: Path, source: Path) -> None:
 
 def describe_code(source: Path) -> dict[str, Any]:
     """Return what an attempt runs: the git revision where `source` is a work tree, and the versions."""
-    revision = _git(source, "rev-parse", "HEAD")
-    changes = _git(source, "status", "--porcelain", "--untracked-files=no") if revision else None
+    revision, dirty = git_state(source)
     return {
         "git_revision": revision,
-        "git_dirty": None if changes is None else bool(changes),
+        "git_dirty": dirty,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": package_versions((*PACKAGES, "mlflow")),
     }
 
 
@@ -66,25 +51,13 @@ def installed_packages() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _git(source: Path, *arguments: str) -> str | None:
-    """Ask git about `source` itself; a work tree around an installed package says nothing about the package."""
-    if not (source / ".git").exists():
-        return None
-    command = [*_GIT, "-C", str(source), *arguments]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_TIMEOUT_SECONDS, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git here, or a work tree that it does not trust
-    return answer.stdout.strip()
-
-
 def _git_diff(source: Path) -> bytes:
     """Return the changes against HEAD, no more than a part of what is very large."""
-    command = [*_GIT, "-C", str(source), "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"]
+    command = [*GIT, "-C", str(source), "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv"]
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None
-            limit = threading.Timer(_GIT_TIMEOUT_SECONDS, process.kill)
+            limit = threading.Timer(GIT_TIMEOUT_SECONDS, process.kill)
             limit.start()
             content = process.stdout.read(_MOST_DIFF_BYTES + 1)
             limit.cancel()
@@ -98,10 +71,3 @@ def _write_private(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
