@@ -15,9 +15,15 @@ class Blame:
         self._reasons: dict[str, list[str]] = {}
 
     def note(self, outcome: Outcome, host_of_rank: dict[int, str]) -> None:
-        """Blame the hosts of lost ranks, or else that of the rank that a signal or a hang ended."""
+        """Blame the hosts of lost ranks, or else those of ranks that hung, or that of the rank that a signal ended.
+
+        A hang of ranks on every host says nothing against one of them.
+        """
         lost = {host_of_rank[end.rank]: end.lost_because for end in outcome.ranks if end.lost_because}
-        cause = blamed(outcome)
+        hung = {host_of_rank[rank] for rank in outcome.hung_ranks}
+        if not lost and len(hung) < len(set(host_of_rank.values())):
+            lost = dict.fromkeys(hung, outcome.hang)
+        cause = None if outcome.hang else blamed(outcome)
         if not lost and cause and cause.recorded_code is None and (cause.status or 0) < 0:
             lost = {host_of_rank[cause.rank]: f"rank {cause.rank} was ended there by signal {-(cause.status or 0)}"}
         for host, reason in lost.items():

@@ -60,6 +60,9 @@ class Outcome:
     hang: str = ""
     """Who hung, where the attempt was ended for that."""
 
+    hung_ranks: tuple[int, ...] = ()
+    """Who hung, where ranks stand out among the others."""
+
     is_resized: bool = False
     """Whether its ranks were asked to leave so that more nodes can join."""
 

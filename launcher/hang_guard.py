@@ -29,13 +29,12 @@ class HangGuard:
     ) -> None:
         self._watch, self._attempt, self._directory, self._clock = watch, attempt, directory, clock
         self._next_look = float("-inf")
-        self.verdict: Verdict | None = None
-        """What the attempt hangs on, once that is known."""
+        self._is_done = False
 
-    def look(self) -> str | None:
-        """Answer the verdict's sentence, once; None before and after. Cheap enough for every poll."""
+    def look(self) -> Verdict | None:
+        """Answer the verdict, once; None before and after. Cheap enough for every poll."""
         now = self._clock()
-        if self.verdict or now < self._next_look:
+        if self._is_done or now < self._next_look:
             return None
         self._next_look = now + _LOOK_SECONDS
         if not self._attempt.is_heard() or self._watch.observe(self._attempt.beats(), now) is None:
@@ -45,10 +44,11 @@ class HangGuard:
         stall = self._watch.observe(beats, self._clock())
         if stall is None:  # it went on just now
             return None
-        self.verdict = judge(stall, beats, stacks)
+        self._is_done = True
+        verdict = judge(stall, beats, stacks)
         with contextlib.suppress(OSError):  # a full disk may be why it hangs
-            self._write(self.verdict, stall, beats, stacks)
-        return self.verdict.sentence
+            self._write(verdict, stall, beats, stacks)
+        return verdict
 
     def _write(self, verdict: Verdict, stall: Stall, beats: Mapping[int, RankBeat], stacks: Mapping[int, str]) -> None:
         values = {

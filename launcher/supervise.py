@@ -178,6 +178,7 @@ class Supervisor:
             manifests_after=self._manifests(),
             stop_requested=self._stop.is_asked,
             hang=watched.hang,
+            hung_ranks=watched.hung_ranks,
             is_resized=watched.is_resized,
             oom_kills=failures.oom_kills,
             nodes_change=self._launch.backend.has_more_nodes(),

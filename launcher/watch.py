@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from launcher.backend import Backend, RunningAttempt
 from launcher.console import Console, Follower
 from launcher.errors import LeaseLostError
+from launcher.hang_verdict import Verdict
 from launcher.lease import Lease
 from launcher.stop_request import StopRequest
 
@@ -19,26 +20,28 @@ _SCHEDULER_STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 @dataclass(frozen=True)
 class Watched:
-    """How an attempt ended. `hang` says who hung, empty where nobody did."""
+    """How an attempt ended. `hang` says who hung, empty where nobody did; `hung_ranks` are those that stand out."""
 
     agent_status: int
     hang: str
+    hung_ranks: tuple[int, ...]
     is_resized: bool
     """Whether its ranks were asked to leave so that more nodes can join."""
 
 
 class AttemptWatch:
-    """Watches one attempt. `look_for_hang` answers the sentence about a hang, once, or nothing."""
+    """Watches one attempt. `look_for_hang` answers the verdict about a hang, once, or nothing."""
 
     def __init__(
         self, attempt: RunningAttempt, backend: Backend, stop: StopRequest, console: Console, lease: Lease
     ) -> None:
         self._attempt, self._backend, self._stop, self._console = attempt, backend, stop, console
         self._lease = lease
-        self._hang, self._is_resized = "", False
+        self._hang: Verdict | None = None
+        self._is_resized = False
         self._deadline = float("inf")
 
-    def watch(self, output: Follower, grace_seconds: float, look_for_hang: Callable[[], str | None]) -> Watched:
+    def watch(self, output: Follower, grace_seconds: float, look_for_hang: Callable[[], Verdict | None]) -> Watched:
         """Return once the attempt has ended. Raises LeaseLostError while ranks may run: the caller ends them."""
         while (status := self._attempt.poll()) is None:
             if self._lease.is_lost:
@@ -51,16 +54,17 @@ class AttemptWatch:
                 self._attempt.end_now()
             time.sleep(_POLL_SECONDS)
         output.show_new()
-        return Watched(status, self._hang, self._is_resized)
+        if self._hang is None:
+            return Watched(status, "", (), self._is_resized)
+        return Watched(status, self._hang.sentence, self._hang.ranks, self._is_resized)
 
-    def _take_hang(self, look_for_hang: Callable[[], str | None]) -> None:
+    def _take_hang(self, look_for_hang: Callable[[], Verdict | None]) -> None:
         """End the attempt if it hangs; not where a node is silent, which is then lost, or where it ends anyway."""
         if self._hang or self._stop.is_asked or not self._attempt.is_heard():
             return
-        hang = look_for_hang()
-        if hang:
-            self._hang = hang
-            self._console.say(f"{hang}; ending the attempt")
+        self._hang = look_for_hang()
+        if self._hang:
+            self._console.say(f"{self._hang.sentence}; ending the attempt")
             self._attempt.end_now()
 
     def _take_wishes(self, grace_seconds: float) -> None:

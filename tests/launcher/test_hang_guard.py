@@ -56,15 +56,15 @@ def hang(tmp_path):
             command = [sys.executable, str(PROGRAM), str(tmp_path / "argument.json")]
             started.append(subprocess.Popen(command, env=environment))
         guard = HangGuard(HangWatch(LIMITS, num_ranks), LocalRanks(run), run.attempt(1))
-        deadline, sentence = time.monotonic() + 120, None
-        while sentence is None:
+        deadline, verdict = time.monotonic() + 120, None
+        while verdict is None:
             assert time.monotonic() < deadline, LocalRanks(run).beats()
             assert all(process.poll() is None for process in started)
             time.sleep(0.1)
-            sentence = guard.look()
+            verdict = guard.look()
         began = json.loads(run.heartbeat(argument["rank"]).read_text())["time"]
         assert guard.look() is None, "one verdict is enough"
-        return sentence, guard.verdict, time.time() - began, run.attempt(1)
+        return verdict.sentence, verdict, time.time() - began, run.attempt(1)
 
     yield run
     for process in started:
