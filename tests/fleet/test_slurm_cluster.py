@@ -15,7 +15,7 @@ from launcher.lab.faults import kill, mend
 from launcher.lab.node_processes import pids_in
 from launcher.stop_request import request_stop
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ENDLESS = {"steps": 100_000, "save_every": 5}
 HOSTILE = "it's $(touch canary) `touch canary` \"; touch canary; #"

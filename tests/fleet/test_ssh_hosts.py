@@ -13,7 +13,7 @@ from launcher.lab.faults import cut, mend
 from launcher.lab.node_processes import pids_in
 from launcher.records import process_is_alive
 
-pytestmark = pytest.mark.long  # minutes, all of them
+pytestmark = pytest.mark.cluster
 ENDLESS = {"steps": 100_000, "save_every": 5}
 
 

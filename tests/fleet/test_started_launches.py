@@ -10,7 +10,7 @@ from launcher.lab.inside import command_inside
 from launcher.lab.node_processes import pids_in
 from launcher.stop_request import request_stop
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ENDLESS = {"steps": 100_000, "save_every": 5}
 # No checkpoint before: a rank that comes late would begin at it, past the step of its end.

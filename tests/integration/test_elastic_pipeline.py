@@ -68,7 +68,7 @@ def wait_for_step(run, attempt, step, process, seconds=240):
         time.sleep(0.1)
 
 
-@pytest.mark.long
+@pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_a_pipeline_over_three_hosts_goes_on_over_two_and_over_three_again(lab, write_run, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "elastic")

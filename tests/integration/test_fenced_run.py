@@ -18,7 +18,7 @@ from launcher.records import read_heartbeats
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory, load_run_config
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 NUM_STEPS = 30
 NUM_RANKS = 2

@@ -23,7 +23,7 @@ from launcher.lab.inside import command_inside
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 SECRETS = {"join/key": "a secret of the cluster"}

@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[1] / "lab"))
 
 from lab_observation import left_of
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BATCH = {"global_batch_sequences": 12, "micro_batch_sequences": 2}  # for 1, 2 and 3 replicas
 # On a busy machine a start takes minutes; on an idle one the whole drill takes half of one.

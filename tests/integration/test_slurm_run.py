@@ -14,7 +14,7 @@ from launcher.records import read_heartbeats
 from launcher.status import read_status
 from llama_dist.config import RunDirectory
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 LONG = 900.0  # on a busy machine, where a step may take as long as a run on an idle one
 METRICS = {"audit_samples": True, "mlflow": False}
@@ -105,7 +105,6 @@ def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab,
     assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2, 60), 60)
 
 
-@pytest.mark.long
 def test_a_pipeline_of_replicas_that_is_preempted_and_queued_again_is_the_unbroken_run(
     lab, llama_dist, write_run, tmp_path
 ):

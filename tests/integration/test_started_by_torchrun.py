@@ -9,7 +9,7 @@ from run_evidence import losses
 
 from llama_dist.config import RunDirectory
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def torchrun(run_file, *settings: str) -> None:

@@ -20,7 +20,7 @@ from launcher.doctor.visit import DoctorRequest, examine, quick_checks, read_sub
 from launcher.lab.faults import cut, mend, slow
 from launcher.lab.inside import command_inside, run_inside
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 NODES = ("node1", "node2", "node3")

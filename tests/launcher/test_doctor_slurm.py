@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cluster_in_a_box import lab_for_tests
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]  # minutes, all of them
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
