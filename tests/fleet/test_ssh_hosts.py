@@ -102,6 +102,7 @@ def test_a_killed_supervisor_leaves_no_rank_and_no_agent_behind(lab, fake_run, o
     fake_run.script(ENDLESS)
     supervisor = fake_run.start(*over_ssh)
     beats(fake_run, 1, range(3))
+    wait_until(lambda: list(fake_run.run_directory.glob("checkpoints/step_*/manifest.json")))
     supervisor.kill()
     supervisor.communicate(timeout=10)
     wait_until(lambda: nothing_left(lab, before))
