@@ -192,7 +192,6 @@ def test_several_tasks_of_a_node_are_told_to_be_one(slurm_run):
     assert "slurm started several processes on a node" in output and "--ntasks-per-node=1" in output
 
 
-@pytest.mark.long  # Slurm counts a time limit in minutes
 def test_a_run_that_meets_its_jobs_time_limit_saves_and_goes_on_in_a_second_one(slurm_run):
     run = slurm_run.run
     run.script(ENDLESS, {"steps": 0})

@@ -88,7 +88,6 @@ def test_a_killed_rank_and_a_full_disk_are_noticed_and_mended_and_nothing_is_lef
     assert_untouched(run)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(2 * LIMIT_SECONDS)
 def test_all_faults_on_three_nodes_are_mended_and_the_checkpoints_stay_if_asked(write_run, started, tmp_path):
     skip_unless_possible()
