@@ -50,7 +50,7 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
         if is_new:
             shutil.rmtree(run.path, ignore_errors=True)  # the run was not begun
         raise
-    with stop_on_signals(run.stop_request) as stop:
+    with stop_on_signals(run.stop_request, backend.take_signals) as stop:
         with disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
             stop.discard()
             changes = launch.find_changes()
