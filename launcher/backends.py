@@ -20,6 +20,11 @@ def backend_of(launch: Launch) -> Backend:
     return PlacedBackend(placement_of(launch), launch.cluster, launch.run)
 
 
+def agents_join(launch: Launch) -> bool:
+    """Whether the nodes' agents come by themselves. The launch's files lead them here. Raises ConfigError."""
+    return launch.cluster.backend != "local" and placement_of(launch).agents_join
+
+
 def placement_of(launch: Launch) -> Placement:
     """Return what reaches the nodes. Raises ConfigError for a backend that has none."""
     cluster, hosts, run, python = launch.cluster, launch.hosts, launch.run.path, python_of(launch.cluster)

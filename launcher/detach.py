@@ -12,10 +12,9 @@ from launcher.agent_log import read_tail
 from launcher.backends import backend_of
 from launcher.console import Console
 from launcher.edge import run_at_edge
-from launcher.execute import create_run_directory, execute
+from launcher.execute import check_new, create_run_directory, disk_faults_told, execute, hold_run
 from launcher.launch import Launch, LaunchRequest, check_launch
 from launcher.records import read_supervisor
-from launcher.run_lock import lock_run
 from launcher.stored_request import request_from_json, request_to_json
 
 _POLL_SECONDS = 0.05
@@ -27,15 +26,15 @@ def launch_detached(launch: Launch, console: Console) -> int:
     What can be refused is refused here first, where the user sees it. Raises ReportedError.
     """
     with contextlib.closing(backend_of(launch)) as backend:
-        if not launch.run.path.exists():
-            backend.check()
+        is_new = check_new(launch, backend)
         create_run_directory(launch.run)
-        with lock_run(launch.run, launch.config.supervision.lease_seconds, console.say):
+        with hold_run(launch, backend, console, is_new=is_new):
             launch.find_changes()
             backend.check()
     log = launch.run.path / "launch.log"
-    start = log.stat().st_size if log.exists() else 0
-    process = _start(launch.request, log)
+    with disk_faults_told(launch.run):
+        start = log.stat().st_size if log.exists() else 0
+        process = _start(launch.request, log)
     while (code := process.poll()) is None:
         record = read_supervisor(launch.run.supervisor)
         if record and record.pid == process.pid and record.state != "starting":

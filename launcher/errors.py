@@ -38,3 +38,11 @@ class SubmissionError(ReportedError):
     """A scheduler did not take the job."""
 
     exit_code = ExitCode.BAD_INPUT
+
+
+class RunRefusedError(ReportedError):
+    """The process of a job that was to supervise has ended without beginning; the others end with its code."""
+
+    def __init__(self, message: str, exit_code: ExitCode) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -5,18 +5,18 @@ Idempotent: a new name starts a run, an existing one goes on from its newest che
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 
 from cluster.environment import as_mapping, shipper_environment
 from launcher.attempt_files import write_attempt, write_config
 from launcher.backend import AttemptSpec, Backend, Machines, NodeSpec
-from launcher.backends import backend_of
+from launcher.backends import agents_join, backend_of
 from launcher.changes import Change, describe_changes, find_changes
 from launcher.checkpoint_link import link_checkpoints
 from launcher.console import Console
 from launcher.errors import LeaseLostError, RunDirectoryError
 from launcher.launch import Launch
+from launcher.lease import Lease
 from launcher.lost_checkpoints import bring_back_checkpoints, note_checkpoints
 from launcher.plan import log_directory, node_environment
 from launcher.preflight import check_before_launch
@@ -26,6 +26,7 @@ from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
+from launcher.unbegun import nothing_left_if_refused
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ConfigError, ReportedError, RunDirectory, dump_config, set_aside_path
 from llama_dist.config.run_life import begin_life, read_saved
@@ -40,18 +41,17 @@ def execute(launch: Launch, console: Console) -> int:
 
 def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     run = launch.run
-    is_new = not run.path.exists()
-    if is_new:
-        backend.check()
+    is_new = check_new(launch, backend)
     create_run_directory(run)
     try:
         check_before_launch(launch, console)
     except ConfigError:
         if is_new:
-            shutil.rmtree(run.path, ignore_errors=True)  # the run was not begun
+            with contextlib.suppress(OSError):  # where another launch has begun the run meanwhile
+                run.path.rmdir()
         raise
-    with stop_on_signals(run.stop_request) as stop:
-        with disk_faults_told(run), lock_run(run, launch.config.supervision.lease_seconds, console.say) as lease:
+    with stop_on_signals(run.stop_request, backend.take_signals) as stop:
+        with hold_run(launch, backend, console, is_new=is_new) as lease:
             stop.discard()
             changes = launch.find_changes()
             backend.check()
@@ -67,6 +67,33 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
         if preparation.shipper:  # without the lock: the run has ended, and may be launched again
             preparation.shipper.finish(console)
     return code
+
+
+def check_new(launch: Launch, backend: Backend) -> bool:
+    """Whether the run is new; its backend is then checked before anything is written. Raises ReportedError.
+
+    Agents that join do so by files of the run's directory, which only the holder of its lock writes: later, then.
+    """
+    is_new = not launch.run.path.exists()
+    if is_new and not agents_join(launch):
+        backend.check()
+    return is_new
+
+
+@contextlib.contextmanager
+def hold_run(launch: Launch, backend: Backend, console: Console, *, is_new: bool) -> Iterator[Lease]:
+    """Hold the run while the block runs. The backend lets go of the nodes before the run is let go of.
+
+    Raises ReportedError.
+    """
+    run, seconds = launch.run, launch.config.supervision.lease_seconds
+    with (
+        disk_faults_told(run),
+        lock_run(run, seconds, console.say) as lease,
+        nothing_left_if_refused(run, is_new=is_new),
+        contextlib.closing(backend),
+    ):
+        yield lease
 
 
 def create_run_directory(run: RunDirectory) -> None:

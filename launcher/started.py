@@ -7,6 +7,7 @@ becomes that rank, and what supervises is whatever started it.
 import os
 import signal
 import time
+from functools import partial
 
 from cluster.started import Started
 from launcher.console import Console
@@ -17,6 +18,7 @@ from launcher.node.agent import AGENT_SIGNALS
 from launcher.node.joining import agent_on, join
 from launcher.rank_process import become_rank
 from launcher.records import TERMINAL_STATES, read_supervisor
+from launcher.refusal import raise_if_refused, refusal_told, start_of
 from llama_dist.config import ConfigError, RunDirectory
 from llama_dist.exit_codes import ExitCode
 
@@ -30,9 +32,11 @@ def take_part(launch: Launch, console: Console) -> int:
     if started.is_rank:
         _check_rank(started)
         become_rank(launch, os.environ)
+    start = start_of(launch.caller_environment)
     if started.node_index == 0:
-        return execute(launch, console)
-    return _serve(launch, started)
+        with refusal_told(launch.run, start):
+            return execute(launch, console)
+    return _serve(launch, started, start)
 
 
 def _check_rank(started: Started) -> None:
@@ -44,13 +48,16 @@ def _check_rank(started: Started) -> None:
         )
 
 
-def _serve(launch: Launch, started: Started) -> int:
-    """Be this node's agent until the supervisor lets it go. One that loses its supervisor looks for the next."""
+def _serve(launch: Launch, started: Started, start: str) -> int:
+    """Be this node's agent until the supervisor lets it go. One that loses its supervisor looks for the next.
+
+    Raises RunRefusedError where the first process of the same start has ended without one.
+    """
     host = launch.hosts[started.node_index]
     wait = _FIRST_JOIN_SECONDS
     while True:
         began = time.monotonic()
-        connection = join(launch.run, host, wait)
+        connection = join(launch.run, host, wait, partial(raise_if_refused, launch.run, start))
         agent = agent_on(connection, host)
         for number in AGENT_SIGNALS:  # a scheduler asks every process of a job to stop
             signal.signal(number, agent.receive_signal)

@@ -45,7 +45,7 @@ def _owner_elsewhere(run: RunDirectory) -> LeaseRecord | None:
 def _stop_here(
     run: RunDirectory, record: SupervisorRecord, grace_seconds: float, console: Console, *, now: bool
 ) -> None:
-    _ask_here(run, psutil.Process(record.pid), now=now)
+    _ask_here(run, record.pid, now=now)
     told = "end its ranks" if now else f"stop; its ranks may save for {grace_seconds:.0f} s"
     console.say(f"run `{run.name}`: asked supervisor {record.pid} to {told}")
     if not _wait_for_end(record, grace_seconds + _SUPERVISOR_SECONDS):
@@ -55,16 +55,16 @@ def _stop_here(
         console.say(f"supervisor {record.pid} did not end and was killed, with its ranks")
 
 
-def _ask_here(run: RunDirectory, supervisor: psutil.Process, *, now: bool) -> None:
+def _ask_here(run: RunDirectory, pid: int, *, now: bool) -> None:
     """Ask by a signal, which needs no disk; for an end without a save by the file, or two signals where it is full."""
     with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself just now
         if now:
             with contextlib.suppress(OSError):
                 request_stop(run.stop_request, now=True)
                 return
-            supervisor.terminate()
+            psutil.Process(pid).terminate()
             time.sleep(ECHO_SECONDS + _POLL_SECONDS)
-        supervisor.terminate()
+        psutil.Process(pid).terminate()
 
 
 def _stop_elsewhere(

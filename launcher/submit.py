@@ -53,14 +53,7 @@ def submit(launch: Launch, console: Console) -> int:
     launch.find_changes()
     write_json(submission.request_file, request_to_json(launch.request))
     write_text(launch.run.path / "job.sbatch", script)
-    answer = subprocess.run(
-        [program, "--parsable", str(launch.run.path / "job.sbatch")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_SUBMIT_SECONDS,
-        env=os.environ,
-    )
+    answer = _sbatch(program, launch)
     job = _JOB.match(answer.stdout)
     if answer.returncode != 0 or job is None:
         raise SubmissionError(f"sbatch refused the job (exit status {answer.returncode}): {answer.stderr.strip()}")
@@ -69,3 +62,21 @@ def submit(launch: Launch, console: Console) -> int:
     )
     console.say(f"see it with `llama-dist status {launch.run.path}`")
     return 0
+
+
+def _sbatch(program: str, launch: Launch) -> subprocess.CompletedProcess[str]:
+    """Run it on the job's script. Raises SubmissionError where it gives no answer."""
+    try:
+        return subprocess.run(
+            [program, "--parsable", str(launch.run.path / "job.sbatch")],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_SUBMIT_SECONDS,
+            env=os.environ,
+        )
+    except subprocess.TimeoutExpired:
+        raise SubmissionError(
+            f"sbatch gave no answer in {_SUBMIT_SECONDS:.0f} s: whether run `{launch.run.name}` was submitted is not "
+            f"known: look with `squeue --me --name={launch.run.name}`, and launch again if no job is there"
+        ) from None

@@ -15,7 +15,6 @@ from launcher.lease import Lease
 from launcher.stop_request import StopRequest
 
 _POLL_SECONDS = 0.1
-_SCHEDULER_STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,6 @@ class AttemptWatch:
             self._attempt.end_now()
 
     def _take_wishes(self, grace_seconds: float) -> None:
-        self._take_scheduler_signals()
         self._stop.look()
         if self._stop.take_save():
             self._console.say(f"asked to save: {self._attempt.ask_to_save()} rank(s) save and go on")
@@ -87,10 +85,3 @@ class AttemptWatch:
         count = self._attempt.ask_to_stop()
         again = "" if self._is_resized else "; ask again to end them now"
         self._console.say(f"{why}: {count} rank(s) save and end, in {grace_seconds:.0f} s at most{again}")
-
-    def _take_scheduler_signals(self) -> None:
-        for name in self._backend.take_signals():
-            if name in _SCHEDULER_STOPS:
-                self._stop.ask_by_name(name)
-            elif name == "SIGUSR1":
-                self._stop.ask_for_save()

@@ -7,6 +7,7 @@ that nothing but JSON lines is read. Address and key are files of the run direct
 import contextlib
 import hashlib
 import ipaddress
+import json
 import multiprocessing
 import os
 import secrets
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from launcher.fleet.link import SocketLink
 from launcher.node.messages import decode
-from launcher.records import write_json, write_text
+from launcher.records import write_text
 from llama_dist.config import ConfigError, RunDirectory
 
 KEY_NAME = "key"
@@ -37,7 +38,7 @@ NOT_OURS = (OSError, EOFError, KeyError, ValueError, multiprocessing.Authenticat
 
 
 class Listener:
-    """Accepts agents, and hands each over as a link."""
+    """Accepts agents, and hands each over as a link. Only who holds the run's lock opens one: it has one door."""
 
     def __init__(self, run: RunDirectory, hosts: Sequence[str], take: Callable[[SocketLink], None]) -> None:
         """Open a port on the address that faces the hosts of the cluster. Raises ConfigError where there is none."""
@@ -45,21 +46,24 @@ class Listener:
         told = key_from_environment(os.environ)
         self._key = told or secrets.token_bytes(32)
         self._server = _server_on(address_facing(hosts, os.environ))
-        self._run, self._address_file = run, run.nodes / ADDRESS_NAME
+        self._nodes = run.nodes
         run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not told:
-            write_text(run.nodes / KEY_NAME, self._key.hex())
         host, port = self._server.getsockname()[:2]
-        write_json(self._address_file, {"address": host, "port": port, "time": time.time()})
+        address = {"address": host, "port": port, "time": time.time(), "door": secrets.token_hex(16)}
+        self._files = {} if told else {run.nodes / KEY_NAME: self._key.hex()}
+        self._files[run.nodes / ADDRESS_NAME] = json.dumps(address)
+        for path, text in self._files.items():
+            write_text(path, text)
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
-        """Take no more agents, and leave no directory that holds nothing: the launch may have been refused."""
-        for path in (self._address_file, self._run.nodes / KEY_NAME):
-            path.unlink(missing_ok=True)
-        for directory in (self._run.nodes, self._run.path):
-            with contextlib.suppress(OSError):
-                directory.rmdir()
+        """Take no more agents. Files that a later supervisor has written since are not touched."""
+        for path, text in self._files.items():
+            with contextlib.suppress(OSError):  # who follows one that stays meets nobody, and looks again
+                if path.read_text(encoding="ascii") == text:
+                    path.unlink()
+        with contextlib.suppress(OSError):
+            self._nodes.rmdir()  # where nothing else came of the launch
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()

@@ -1,8 +1,8 @@
 """Starts attempts on the nodes of a placement, whatever reaches them. Chooses which nodes, and refuses too few."""
 
-import secrets
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from launcher.backend import AttemptSpec, Machines
 from launcher.errors import TooFewNodesError
@@ -11,12 +11,9 @@ from launcher.fleet.fleet import Fleet, FleetTimes
 from launcher.fleet.listener import Listener
 from launcher.fleet.placed_attempt import PlacedAttempt
 from launcher.fleet.placement import Placement
-from launcher.node.installation import compare_installations, describe_installation
-from launcher.node.seat import NONCE_NAME
-from launcher.records import write_text
+from launcher.fleet.seating import BUSY_SECONDS, Seating
 from llama_dist.config import ClusterConfig, ConfigError, RunDirectory
 
-_BUSY_SECONDS = 1.0  # before a node whose former agent still ends is asked again
 _RETURN_SECONDS = 3.0  # for a node that was lost to answer, where there are enough without it
 
 
@@ -27,15 +24,19 @@ class PlacedBackend:
         self._cluster, self._run = cluster, run
         self._fleet = Fleet(placement, FleetTimes(cluster.connect_timeout_seconds, cluster.node_timeout_seconds))
         self._needs = NodeNeeds.of(cluster, len(self._fleet.hosts))
-        self._code = describe_installation()
+        self._seating = Seating(self._fleet, run)
         self._placement = placement
         self._listener: Listener | None = None
         self._in_use: tuple[str, ...] = ()
         self._set_aside: Mapping[str, str] = {}
         self._reached_at = 0.0
+        self._is_checked = self._is_closed = False
 
     def check(self) -> None:
-        """Reach every node. Raises ConfigError with all that cannot be used, where the rest is too few."""
+        """Reach every node. Raises ConfigError with all that cannot be used, where the rest is too few.
+
+        Where the agents come by themselves it opens the door to them: only who holds the run may.
+        """
         if self._placement.hosts_are_on_their_way:
             return
         self._greet({})
@@ -47,31 +48,34 @@ class PlacedBackend:
             )
         if self._cluster.rendezvous_port is not None:
             self._port_of(present[0])
+        self._is_checked = True
 
     def gather(self, set_aside: Mapping[str, str]) -> Machines:
         """Reach the nodes, make sure that each has one agent alone, and choose."""
         self._set_aside = dict(set_aside)
         self._greet(set_aside)
-        self._sit(set_aside)
+        self._seating.seat(self._usable(set_aside), self._cluster.node_timeout_seconds + BUSY_SECONDS)
         ready = [host for host in self._usable(set_aside) if self._fleet.state(host).stage == "seated"]
         chosen = choose_nodes(ready, self._fleet.hosts, self._needs)
         absent = {**self._absent(), **set_aside}
         if len(chosen) < self._needs.fewest:
             told = "".join(f"\n  {host}: {why}" for host, why in absent.items())
             raise TooFewNodesError(f"{len(chosen)} node(s) can be used, the run needs {self._needs.fewest}:{told}")
-        self._in_use = chosen
         facts = tuple(state.facts for host in chosen if (state := self._fleet.state(host)).facts)
-        return Machines(facts, absent, self._port_of(chosen[0]))
+        machines = Machines(facts, absent, self._port_of(chosen[0]))
+        self._in_use, self._is_checked = chosen, True
+        return machines
 
     def has_more_nodes(self) -> bool:
-        """Whether a node has come back that the attempt could have had; looks for them now and then."""
+        """Whether a node that can be used has come back; looks for them now and then."""
         if len(self._in_use) >= self._needs.most:
             return False
-        usable = [host for host in self._usable(self._set_aside) if host not in self._in_use]
+        others = [host for host in self._usable(self._set_aside) if host not in self._in_use]
         if time.monotonic() - self._reached_at > self._cluster.node_timeout_seconds:
             self._reached_at = time.monotonic()
-            self._fleet.reach(usable)
-        returned = [host for host in usable if self._fleet.state(host).stage in ("greeted", "seated")]
+            with contextlib.suppress(ConfigError):  # the running attempt has its nodes
+                self._reach(others)
+        returned = self._seating.seat_meanwhile(others)
         return len(choose_nodes([*self._in_use, *returned], self._fleet.hosts, self._needs)) > len(self._in_use)
 
     def start(self, spec: AttemptSpec) -> PlacedAttempt:
@@ -83,7 +87,10 @@ class PlacedBackend:
         return self._fleet.take_signals()
 
     def close(self) -> None:
-        """Let the agents leave."""
+        """Let the agents leave; once is enough."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._fleet.close()
         if self._listener:
             self._listener.close()
@@ -101,12 +108,26 @@ class PlacedBackend:
         if self._placement.agents_join and self._listener is None:
             self._listener = Listener(self._run, self._fleet.hosts, self._fleet.add)
 
+    def _reach(self, hosts: Sequence[str]) -> None:
+        """Open links anew where there are none. Raises ConfigError where this machine has no program for that."""
+        for state in map(self._fleet.state, hosts):
+            if state.stage == "absent":
+                state.refusal = ""  # the agent that comes now has refused nothing yet
+        try:
+            self._fleet.reach(hosts)
+        except (FileNotFoundError, PermissionError) as error:
+            raise ConfigError(
+                f"{error.filename}: {error.strerror}: cluster.backend {self._cluster.backend} starts this program on "
+                "the machine of the launch: install it, or put its directory into PATH"
+            ) from None
+
     def _greet(self, set_aside: Mapping[str, str]) -> None:
         """Reach the nodes, wait until each has answered or cannot, and drop those that run another program."""
         self._listen()
-        states = [self._fleet.state(host) for host in self._usable(set_aside)]
+        hosts = self._usable(set_aside)
+        states = [self._fleet.state(host) for host in hosts]
         self._reached_at = time.monotonic()
-        self._fleet.reach(state.host for state in states)
+        self._reach(hosts)
         began, is_first = self._reached_at, not self._in_use
 
         def is_enough() -> bool:
@@ -116,36 +137,14 @@ class PlacedBackend:
             all_known = all(state.stage != "reaching" or state.refusal for state in states)
             return all_known or (is_late and len(answered) >= self._needs.fewest)
 
-        self._fleet.wait(is_enough, self._cluster.connect_timeout_seconds + _BUSY_SECONDS)
-        for state in states:
-            difference = compare_installations(self._code, state.code) if state.stage == "greeted" else ""
-            if difference:
-                self._fleet.drop(state.host, f"runs another program than this machine: {difference}")
-            elif state.stage == "reaching" and state.refusal:
-                self._fleet.drop(state.host, state.refusal)
-
-    def _sit(self, set_aside: Mapping[str, str]) -> None:
-        """Make the agents that are there the only ones of their nodes; an older one has a lease to end within."""
-        nonce = secrets.token_hex(16)
-        self._run.nodes.mkdir(mode=0o700, exist_ok=True)
-        write_text(self._run.nodes / NONCE_NAME, nonce)
-        states = [self._fleet.state(host) for host in self._usable(set_aside)]
-        deadline = time.monotonic() + self._cluster.node_timeout_seconds + _BUSY_SECONDS
-        while waiting := [one for one in states if one.stage == "greeted" and not one.refusal]:
-            self._fleet.tell(
-                {"do": "sit", "run_directory": str(self._run.path), "nonce": nonce}, [one.host for one in waiting]
-            )
-            is_done = self._fleet.wait(
-                lambda: all(one.stage != "greeted" or one.refusal for one in waiting), _BUSY_SECONDS
-            )
-            if is_done or time.monotonic() > deadline:
-                break
-        for state in states:
-            if state.stage == "greeted":
-                self._fleet.drop(state.host, "an agent of it from before has not ended")
+        self._fleet.wait(is_enough, self._cluster.connect_timeout_seconds + BUSY_SECONDS)
+        self._seating.drop_unfit(hosts)
 
     def _port_of(self, host: str) -> int:
-        """A port on which the node can be met. Raises ConfigError where the configured one is taken."""
+        """A port on which the node can be met. Raises ConfigError where the configured one is taken at the start.
+
+        Later it raises TooFewNodesError: an attempt that ends, or a doctor, may hold it for a moment.
+        """
         state = self._fleet.state(host)
         state.port, state.refusal = None, ""
         self._fleet.tell({"do": "port", "wanted": self._cluster.rendezvous_port}, [host])
@@ -153,8 +152,9 @@ class PlacedBackend:
             lambda: state.port is not None or bool(state.refusal) or state.stage == "absent",
             self._cluster.node_timeout_seconds,
         )
-        if state.refusal:
-            raise ConfigError(state.refusal)
+        refusal, state.refusal = state.refusal, ""
+        if refusal:
+            raise TooFewNodesError(refusal) if self._is_checked else ConfigError(refusal)
         if state.port is None:
             raise TooFewNodesError(f"{host}: {state.reason or 'did not answer'}: it would hold the rendezvous")
         return state.port

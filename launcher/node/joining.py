@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from multiprocessing.connection import answer_challenge, deliver_challenge
 
 from launcher.errors import NoSupervisorError
@@ -16,11 +17,15 @@ _CONNECT_SECONDS = 5.0
 _AGAIN_SECONDS = 0.25
 
 
-def join(run: RunDirectory, host: str, seconds: float) -> socket.socket:
-    """Return a connection to the run's supervisor. Raises NoSupervisorError where none was found in time."""
+def join(run: RunDirectory, host: str, seconds: float, look: Callable[[], None] = lambda: None) -> socket.socket:
+    """Return a connection to the run's supervisor. Raises NoSupervisorError where none was found in time.
+
+    `look` is called before each try, and raises where there will be none.
+    """
     deadline = time.monotonic() + seconds
     fault = ""
     while time.monotonic() < deadline:
+        look()
         try:
             return _connect(run, host)
         except NOT_OURS as error:

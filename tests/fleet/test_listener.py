@@ -160,8 +160,21 @@ def test_the_key_is_its_owners_alone_and_another_one_each_time(run, monkeypatch)
         assert stat.S_IMODE((run.nodes / KEY_NAME).stat().st_mode) == 0o600
         assert stat.S_IMODE(run.nodes.stat().st_mode) == 0o700
         listener.close()
-        assert not run.path.exists(), "nothing else was written"
+        assert not run.nodes.exists(), "nothing else was written"
     assert len(set(keys)) == 2 and all(len(bytes.fromhex(key)) == 32 for key in keys)
+
+
+def test_a_door_that_closes_late_leaves_those_of_the_next_supervisor(run, monkeypatch):
+    """As one does that was frozen, and has lost the run meanwhile."""
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    links: queue.Queue = queue.Queue()
+    former = Listener(run, ["127.0.0.1"], lambda _: None)
+    latter = Listener(run, ["127.0.0.1"], links.put)
+    former.close()
+    with join(run, "node1", SOON):
+        assert links.get(timeout=SOON).hosts == ("node1",)
+    latter.close()
+    assert not run.nodes.exists()
 
 
 def test_a_key_of_the_scheduler_is_used_and_never_written_down(run, monkeypatch):

@@ -185,6 +185,15 @@ def test_every_task_of_a_step_takes_its_part(slurm_run):
     assert "continues; newest checkpoint: step" in output
 
 
+def test_a_step_whose_first_task_is_refused_ends_with_its_code(slurm_run):
+    """The others would look for a supervisor for ten minutes."""
+    (slurm_run.run.run_directory / "lock").mkdir(parents=True)  # stands for a disk that the first task cannot write to
+    slurm_run.inside("salloc", "--quiet", "-N3", "--exclusive", "srun", "-N3", "--ntasks-per-node=1")
+    code, output = slurm_run.run.launch("cluster.backend=started", timeout=LONG)
+    assert code == 74, output
+    assert output.count("was not started by the first process of this job") == 2
+
+
 def test_several_tasks_of_a_node_are_told_to_be_one(slurm_run):
     slurm_run.inside("srun", "-N1", "--ntasks=2")
     code, output = slurm_run.run.launch("cluster.backend=started", timeout=LONG)

@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from test_supervision import ENDLESS, live_ranks, wait_for_ranks, wait_until
 
@@ -125,6 +128,27 @@ def test_status_tells_a_live_supervisor_elsewhere_from_one_that_went_silent(else
     assert read_status(elsewhere).state == "running"
     renewing.ended.set()
     renewing.join()
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_a_stop_that_comes_as_the_supervisor_ends_by_itself_tells_how_it_ended(tmp_path, monkeypatch, capsys, now):
+    run = RunDirectory(tmp_path)
+    here = psutil.Process()
+    record = SupervisorRecord(here.pid, here.create_time(), socket.gethostname(), 0, "running", None, "", time.time())
+    write_supervisor(run.supervisor, record)
+
+    def has_ended(pid):
+        ended = replace(record, state="done", exit_code=0, reason="the last step")
+        write_supervisor(run.supervisor, ended)
+        raise psutil.NoSuchProcess(pid)
+
+    asked = SimpleNamespace(Process=has_ended, NoSuchProcess=psutil.NoSuchProcess)
+    monkeypatch.setattr("launcher.stop.psutil", asked)
+    monkeypatch.setattr("launcher.stop.process_is_alive", lambda *_: False)
+    if now:
+        run.stop_request.mkdir()  # the disk takes no file: it is asked by signals
+    stop_run(run, Console(), now=now)
+    assert "done: the last step" in capsys.readouterr().out
 
 
 def test_a_stop_of_a_run_that_is_not_live_asks_nobody(elsewhere, capsys):
