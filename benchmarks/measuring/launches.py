@@ -20,6 +20,8 @@ _VOCABULARY_SIZE = 512
 _LONGEST_SECONDS = 300.0
 _POLL_SECONDS = 0.005
 _KILLED_RANK = 1
+# What torchrun says first when a rank was killed: that it ends the others, or where they have ended by then, who failed.
+_SIGNS_OF_NOTICE = (" closing signal SIG", "failed (exitcode")
 
 
 class TinyRuns:
@@ -65,7 +67,7 @@ class TinyRuns:
             os.kill(ranks[_KILLED_RANK].pid, signal.SIGKILL)
             killed = time.time()
             log = run.attempt(1) / "logs" / "agent.log"
-            _wait(lambda: " closing signal SIG" in log.read_text(), process)
+            _wait(lambda: any(sign in log.read_text() for sign in _SIGNS_OF_NOTICE), process)
             noticed = time.time()
             _wait(lambda: not any(process_is_alive(rank.pid, rank.create_time) for rank in ranks.values()), process)
             torn_down = time.time()
