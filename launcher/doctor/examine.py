@@ -51,6 +51,7 @@ _FACTS_SECONDS = 25.0  # `nvidia-smi` loads the driver at first
 _CLOCK_SECONDS = 3.0
 _NUM_CLOCK_READINGS = 5
 _NO_RUN = "no run file given"
+_NO_NODES = "nobody says how many nodes the run has: ask inside the job that started them"
 
 
 class Examination:
@@ -108,6 +109,13 @@ class Examination:
             self.results += check_code(read_software_facts(), software)
             self.results += check_packages(software)
 
+    @property
+    def _why_no_need(self) -> str:
+        """Why the run's need of memory or disk is not known; empty where it can be told."""
+        if self._subject.config is None:
+            return _NO_RUN
+        return _NO_NODES if self._subject.num_nodes is None else ""
+
     def _read_clocks(self) -> None:
         readings: dict[str, list[ClockReading]] = {host: [] for host in self.hosts}
         for _ in range(_NUM_CLOCK_READINGS):
@@ -126,8 +134,8 @@ class Examination:
         self.results += check_idle(hardware)
         need = memory_need(self._subject, min(len(node.gpus.gpus) for node in hardware.values()))
         if need is None:
-            why = "`llama-dist plan` refuses this topology" if self._subject.config else _NO_RUN
-            self.results.append(CheckResult(MEMORY, None, "skipped", why))
+            why = "`llama-dist plan` refuses this topology"
+            self.results.append(CheckResult(MEMORY, None, "skipped", self._why_no_need or why))
         else:
             self.results += check_memory(hardware, need)
 
@@ -148,7 +156,7 @@ class Examination:
         self.results += check_config(files, [str(path) for path in decisive], config)
         self.results += check_datasets({host: one.datasets for host, one in seen.items()}, subject.num_remote_sources)
         if need is None:
-            self.results.append(CheckResult(DISK, None, "skipped", _NO_RUN))
+            self.results.append(CheckResult(DISK, None, "skipped", self._why_no_need))
             return
         unknown = Place("the node did not say")
         self.results += check_disk({host: one.places.get(need.path, unknown) for host, one in seen.items()}, need)
