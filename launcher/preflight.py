@@ -24,7 +24,7 @@ def check_before_launch(launch: Launch, console: Console) -> None:
         faults = "".join(f"\n  {_line(result)}" for result in report.failures)
         raise ConfigError(f"the nodes are not fit for this run (`llama-dist doctor` tells all):{faults}")
     for result in report.results:
-        if result.verdict in ("failed", "warning"):
+        if result.verdict in ("failed", "warning") or result.advice:  # also what was skipped for want of time
             console.say(f"{result.verdict}: {_line(result)}")
 
 
