@@ -29,7 +29,7 @@ def take_part(launch: Launch, console: Console) -> int:
     started = required_started(launch.caller_environment)
     if started.is_rank:
         _check_rank(started)
-        become_rank(launch, os.environ)
+        become_rank(launch, console, os.environ)
     if started.node_index == 0:
         return execute(launch, console)
     return _serve(launch, started)
