@@ -25,7 +25,7 @@ def read_kubernetes(environment: Mapping[str, str]) -> Started | None:
     node_index = variables.place(COMPLETION_INDEX, NUM_NODES, num_nodes)
     names = [pod_host(environment[JOB_NAME], index, environment[SERVICE]) for index in range(num_nodes)]
     hosts = inventory_of_hosts(names, f"{JOB_NAME} and {SERVICE}").hosts
-    return Started("kubernetes", node_index, num_nodes, hosts, is_rank=False, first_host=hosts[0])
+    return Started("kubernetes", node_index, num_nodes, hosts, is_rank=False)
 
 
 def pod_host(job_name: str, index: int | str, service: str) -> str:

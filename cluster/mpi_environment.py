@@ -1,6 +1,6 @@
 """A process that `mpirun` has started, from the variables of Open MPI (4 and 5), or of MPICH's and Intel's Hydra. Pure.
 
-MPI names no hosts: where node 0 is reached must come from MASTER_ADDR (`mpirun -x MASTER_ADDR`) or from elsewhere.
+MPI names no hosts. MASTER_ADDR (`mpirun -x MASTER_ADDR`) may say where node 0 is reached; it is only checked here.
 """
 
 from collections.abc import Mapping
@@ -43,15 +43,9 @@ def _read(variables: SchedulerVariables, names: tuple[str, ...]) -> Started:
             "follow each other; map by slot, or start one process per node with `--map-by ppr:1:node`"
         )
     _check_num_nodes(variables, size_name, local_size_name, num_nodes)
-    master = variables.environment.get("MASTER_ADDR")
-    return Started(
-        scheduler="mpi",
-        node_index=rank // local_size,
-        num_nodes=num_nodes,
-        hosts=(),
-        is_rank=local_size > 1,
-        first_host=check_host_name(master) if master else None,
-    )
+    if master := variables.environment.get("MASTER_ADDR"):
+        check_host_name(master)
+    return Started("mpi", rank // local_size, num_nodes, (), is_rank=local_size > 1)
 
 
 def _check_num_nodes(variables: SchedulerVariables, size_name: str, local_size_name: str, num_nodes: int) -> None:

@@ -43,7 +43,7 @@ def read_slurm_step(environment: Mapping[str, str]) -> Started | None:
     variables.place("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", num_tasks)
     node_index = variables.place("SLURM_NODEID", "SLURM_STEP_NODELIST", len(hosts))
     _check_tasks(variables, len(hosts), num_tasks)
-    return Started("slurm", node_index, len(hosts), hosts, is_rank=num_tasks > len(hosts), first_host=hosts[0])
+    return Started("slurm", node_index, len(hosts), hosts, is_rank=num_tasks > len(hosts))
 
 
 def _check_count(variables: SchedulerVariables, name: str, num_hosts: int, list_name: str) -> None:

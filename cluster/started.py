@@ -24,9 +24,6 @@ class Started:
     is_rank: bool
     """Whether this is one worker among those of its node, not the one process that may start them."""
 
-    first_host: str | None
-    """Where node 0 is reached; None where the scheduler does not say."""
-
 
 @dataclass(frozen=True)
 class SchedulerVariables:

@@ -28,5 +28,5 @@ def read_torchrun(environment: Mapping[str, str]) -> Started | None:
         raise variables.contradiction(
             f"RANK={rank} is not GROUP_RANK={node_index} x LOCAL_WORLD_SIZE={local_size} + LOCAL_RANK={local_rank}"
         )
-    master = check_host_name(environment["MASTER_ADDR"])
-    return Started("torchrun", node_index, world_size // local_size, (), is_rank=True, first_host=master)
+    check_host_name(environment["MASTER_ADDR"])
+    return Started("torchrun", node_index, world_size // local_size, (), is_rank=True)

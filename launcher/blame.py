@@ -5,7 +5,8 @@ from collections.abc import Collection
 from launcher.causes import blamed
 from launcher.ends import Outcome
 
-_FAILURES_TOO_MANY = 2
+FAILURES_TO_BE_SET_ASIDE = 2
+"""Of one host, in one launch."""
 
 
 class Blame:
@@ -34,7 +35,7 @@ class Blame:
         return {
             host: f"set aside after {len(reasons)} failures, the last: {reasons[-1]}"
             for host, reasons in self._reasons.items()
-            if len(reasons) >= _FAILURES_TOO_MANY
+            if len(reasons) >= FAILURES_TO_BE_SET_ASIDE
         }
 
     def forgive(self, hosts: Collection[str]) -> None:

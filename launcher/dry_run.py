@@ -44,6 +44,6 @@ def describe_start(launch: Launch) -> Start:
         return Start()
     if launch.cluster.backend == "kubernetes":
         return Start(manifest=render_kubernetes_manifest(launch.config, launch.cluster))
-    machines = launch.expected_machines()
-    links = placement_of(launch).links([machine.host for machine in machines.nodes])
+    placement = placement_of(launch)
+    links = placement.links(placement.hosts())  # also those that are spare: a launch chooses among all that answer
     return Start(commands=tuple(link.command for link in links))

@@ -55,7 +55,7 @@ def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
             stop.discard()
             changes = launch.find_changes()
             backend.check()
-            _open_run(launch, changes, console)
+            open_run(launch, changes, console)
             preparation = _Preparation(launch, changes, console)
             supervised = Supervised(run, launch.config, backend, preparation.prepare)
             try:
@@ -156,7 +156,7 @@ def disk_faults_told(run: RunDirectory) -> Iterator[None]:
         ) from None
 
 
-def _open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
+def open_run(launch: Launch, changes: tuple[Change, ...], console: Console) -> None:
     """Write `run.yaml` of a run at its start; of an existing one say where it goes on, or set its past aside."""
     run, name = launch.run, f"run `{launch.run.name}`"
     if not launch.request.fresh:

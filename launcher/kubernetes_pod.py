@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from cluster.kubernetes_environment import JOB_NAME, NUM_NODES, SERVICE
+from launcher.fleet.listener import KEY_VARIABLE
 from launcher.kubernetes_names import job_name
 from llama_dist.config import ClusterConfig, ConfigError, KubernetesConfig, RunConfig
 
 CONTAINER = "node"
 CONFIG_DIRECTORY = "/etc/llama-dist"
-JOIN_KEY = "LLAMA_DIST_JOIN_KEY"
 POD_NAME = "LLAMA_DIST_POD_NAME"
 
 # After the ranks have saved, the agent writes down how they ended and the supervisor says why.
@@ -70,7 +70,7 @@ def _environment(kubernetes: KubernetesConfig, name: str) -> Iterator[dict[str, 
     yield {"name": JOB_NAME, "value": job_name(name, kubernetes.jobset)}
     yield {"name": SERVICE, "value": name}
     yield {"name": POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    join_key = {JOIN_KEY: kubernetes.join_key_secret} if kubernetes.join_key_secret else {}
+    join_key = {KEY_VARIABLE: kubernetes.join_key_secret} if kubernetes.join_key_secret else {}
     for variable, place in (join_key | kubernetes.secret_environment).items():
         secret, _, key = place.partition("/")
         yield {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

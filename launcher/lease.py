@@ -13,15 +13,25 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from launcher.errors import LeaseLostError, LiveRunError
-from launcher.lease_record import LeaseRecord, create_lease, new_record, newest_number, read_lease, rewrite_lease
+from launcher.lease_record import (
+    LeaseRecord,
+    create_lease,
+    lease_path,
+    new_record,
+    newest_number,
+    read_lease,
+    rewrite_lease,
+)
 from llama_dist.config import RunDirectory
 from llama_dist.exit_codes import ExitCode
 
 _RENEWALS_PER_DURATION = 12  # several may fail before one is missed
 _LONGEST_INTERVAL_SECONDS = 5.0
 _OWN_SHARE = 0.8  # the owner gives up this much earlier than another may begin: its ranks take a moment to end
-_REACTION_SECONDS = 10.0
+_REACTION_SHARE = 0.1  # the owner is ended where it does not see its loss, before another may begin as well
+_LONGEST_REACTION_SECONDS = 10.0
 _POLL_SECONDS = 0.1
+_POLLS_PER_DURATION = 100  # of a short lease, so that what is left of it is not spent on waiting
 
 
 class Lease:
@@ -93,9 +103,10 @@ class Lease:
                 self._renewed_at = began
 
     def _watch(self) -> None:
-        while not self._ended.wait(_POLL_SECONDS):
+        duration = self._record.duration_seconds
+        while not self._ended.wait(min(_POLL_SECONDS, duration / _POLLS_PER_DURATION)):
             if self.is_lost:
-                if not self._ended.wait(_REACTION_SECONDS):
+                if not self._ended.wait(min(_LONGEST_REACTION_SECONDS, _REACTION_SHARE * duration)):
                     self._leave()  # the kernel ends the ranks with it
                 return
 
@@ -125,17 +136,37 @@ def acquire_lease(
     `tell` gets a line where that takes a while. Raises LiveRunError where the owner lives, OSError for the disk.
     """
     while True:
-        number = newest_number(run)
-        owner = read_lease(run)
-        if owner and not owner.is_released and not owner.owner_is_gone():
-            tell(f"run `{run.name}` has a supervisor, {owner.owner}: looking whether it lives")
-            if shows_life(run, owner, owner.duration_seconds):
-                raise LiveRunError(who_holds(run, read_lease(run) or owner))
-            tell(f"it gave no sign of life for {owner.duration_seconds:.0f} s: taking the run over")
+        number = wait_for_owner(run, duration_seconds, tell)
         record = new_record(duration_seconds)
         if create_lease(run, number + 1, record):
             return Lease(run, number + 1, record, leave)
         # Another one was faster: it is the owner to look at.
+
+
+def wait_for_owner(run: RunDirectory, unknown_seconds: float, tell: Callable[[str], None]) -> int:
+    """Wait until the newest lease binds nobody, and answer its number; 0 where there is none.
+
+    One that cannot be read may be a live supervisor's behind a disk that fails: it is given `unknown_seconds` to become
+    readable. Raises LiveRunError where the owner lives, OSError for the disk.
+    """
+    number = newest_number(run)
+    owner = read_lease(run)
+    if number and owner is None:
+        tell(f"{lease_path(run, number)} cannot be read: waiting up to {unknown_seconds:.0f} s for whoever may hold it")
+        owner = _read_in_time(run, unknown_seconds)
+    if owner and not owner.is_released and not owner.owner_is_gone():
+        tell(f"run `{run.name}` has a supervisor, {owner.owner}: looking whether it lives")
+        if shows_life(run, owner, owner.duration_seconds):
+            raise LiveRunError(who_holds(run, read_lease(run) or owner))
+        tell(f"it gave no sign of life for {owner.duration_seconds:.0f} s: taking the run over")
+    return number
+
+
+def _read_in_time(run: RunDirectory, seconds: float) -> LeaseRecord | None:
+    deadline = time.monotonic() + seconds
+    while (owner := read_lease(run)) is None and time.monotonic() < deadline:
+        time.sleep(min(_POLL_SECONDS, seconds / 10))
+    return owner
 
 
 def shows_life(run: RunDirectory, owner: LeaseRecord, seconds: float) -> bool:

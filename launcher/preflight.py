@@ -15,15 +15,16 @@ def check_before_launch(launch: Launch, console: Console) -> None:
         return  # the doctor reaches nodes by ssh, which mpirun may do without; the agents check what they can
     is_this_alone = launch.cluster.backend in ("local", "started")
     hosts = (launch.machine.host,) if is_this_alone else launch.hosts
-    report = quick_checks(Subject(launch.cluster, hosts, launch.config, (launch.request.run_file,)))
+    needs = NodeNeeds.of(launch.cluster, len(launch.hosts))
+    report = quick_checks(Subject(launch.cluster, hosts, launch.config, (launch.request.run_file,), needs.most))
     ill = {result.host for result in report.failures if result.host is not None}
     of_all = [result for result in report.failures if result.host is None]
-    fewest = 1 if is_this_alone else NodeNeeds.of(launch.cluster, len(hosts)).fewest
+    fewest = 1 if is_this_alone else needs.fewest
     if of_all or len(hosts) - len(ill) < fewest:
         faults = "".join(f"\n  {_line(result)}" for result in report.failures)
         raise ConfigError(f"the nodes are not fit for this run (`llama-dist doctor` tells all):{faults}")
     for result in report.results:
-        if result.verdict in ("failed", "warning"):
+        if result.verdict in ("failed", "warning") or result.advice:  # also what was skipped for want of time
             console.say(f"{result.verdict}: {_line(result)}")
 
 

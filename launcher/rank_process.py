@@ -3,16 +3,20 @@
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from cluster.environment import as_mapping
-from launcher.attempt_files import attempt_numbers, write_attempt, write_config
+from launcher.attempt_files import attempt_numbers, next_attempt, write_attempt
 from launcher.backend import Machines
+from launcher.console import Console
 from launcher.errors import RunDirectoryError
-from launcher.execute import create_run_directory
+from launcher.execute import create_run_directory, disk_faults_told, open_run
 from launcher.launch import Launch
+from launcher.lost_checkpoints import note_checkpoints
 from launcher.plan import Plan, log_directory, node_environment
+from launcher.preflight import check_before_launch
 from launcher.records import read_json, write_json
 from launcher.run_lock import hold_lock_forever
 from llama_dist.config import ConfigError
@@ -23,11 +27,16 @@ _POLL_SECONDS = 0.2
 _LOOKED_AT = 3  # the newest attempts: other ranks may come late
 
 
-def become_rank(launch: Launch, environment: Mapping[str, str]) -> NoReturn:
+def become_rank(launch: Launch, console: Console, environment: Mapping[str, str]) -> NoReturn:
     """Replace this process by the trainer's. Raises ReportedError before that. Never returns."""
+    if launch.request.fresh:
+        raise ConfigError(
+            "--fresh: torchrun starts this again at each restart, and each would begin at step 0: give the run another "
+            "name, or begin it afresh by a launch without torchrun"
+        )
     rank, token = int(environment["RANK"]), _token(environment)
     machines = _machines(launch, environment)
-    plan = _write_attempt(launch, machines, token) if rank == 0 else None
+    plan = _begin_attempt(launch, machines, token, console) if rank == 0 else None
     number = plan.attempt if plan else _wait_for_attempt(launch, token, rank)
     per_node = int(environment["LOCAL_WORLD_SIZE"])
     logs = log_directory(launch.run, number)
@@ -60,15 +69,21 @@ def _machines(launch: Launch, environment: Mapping[str, str]) -> Machines:
     return Machines((launch.machine,) * num_nodes)
 
 
-def _write_attempt(launch: Launch, machines: Machines, token: str) -> Plan:
-    create_run_directory(launch.run)
-    hold_lock_forever(launch.run)
-    changes = launch.find_changes()
-    plan = launch.plan_attempt(max(attempt_numbers(launch.run), default=0) + 1, machines, launch.config)
-    if not launch.run.config.is_file():
-        write_config(launch.run.config, launch.config)
-    write_attempt(launch.run, launch.config, plan, changes)
-    write_json(launch.run.attempt(plan.attempt) / _TOKEN_NAME, {"token": token})
+def _begin_attempt(launch: Launch, machines: Machines, token: str, console: Console) -> Plan:
+    """Do what a supervisor does before its first attempt. Takes no lease: nobody is left who would renew it."""
+    run = launch.run
+    # The rendezvous is torchrun's own, which may have the configured port open by now.
+    without_port = launch.cluster.model_copy(update={"rendezvous_port": None})
+    check_before_launch(replace(launch, cluster=without_port), console)
+    create_run_directory(run)
+    with disk_faults_told(run):
+        hold_lock_forever(run, launch.config.supervision.lease_seconds, console.say)
+        changes = launch.find_changes()
+        open_run(launch, changes, console)
+        note_checkpoints(run)
+        plan = launch.plan_attempt(next_attempt(run), machines, launch.config)
+        write_attempt(run, launch.config, plan, changes)
+        write_json(run.attempt(plan.attempt) / _TOKEN_NAME, {"token": token})
     return plan
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from launcher.errors import LiveRunError, RunDirectoryError
-from launcher.lease import Lease, acquire_lease, is_live, who_holds
+from launcher.lease import Lease, acquire_lease, is_live, wait_for_owner, who_holds
 from launcher.lease_record import LeaseRecord, read_lease
 from launcher.records import TERMINAL_STATES, process_is_alive, read_heartbeats, read_supervisor
 from llama_dist.config import RunDirectory
@@ -38,11 +38,18 @@ def lock_run(run: RunDirectory, lease_seconds: float, tell: Callable[[str], None
         os.close(descriptor)  # drops the lock; the file stays, since removing it would let two hold different ones
 
 
-def hold_lock_forever(run: RunDirectory) -> None:
-    """Hold this host's lock until this process ends, also as another program. Raises LiveRunError."""
+def hold_lock_forever(run: RunDirectory, lease_seconds: float, tell: Callable[[str], None] = lambda _: None) -> None:
+    """Hold the lock until this process ends, also as another program, which could renew no lease: it takes none.
+
+    Waits for an owner of a lease to expire, and says so. Raises LiveRunError as `lock_run` does, and where another
+    process has the lock still.
+    """
     descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         _take(descriptor, run)
+        wait_for_owner(run, lease_seconds, tell)
+        if not _lock(descriptor, run):
+            raise _being_launched(run)
         _wait_for_old_ranks(run)
     except BaseException:
         os.close(descriptor)
@@ -66,20 +73,32 @@ def live_supervisor_pid(run: RunDirectory) -> int | None:
 
 def _take(descriptor: int, run: RunDirectory) -> None:
     """Take the lock. Where a process of another host has it, its file server shares it, and the lease decides."""
+    if _lock(descriptor, run):
+        return
+    owner = read_lease(run)
+    if owner is None or owner.is_released or owner.owner_is_gone():
+        raise _being_launched(run)
+    if owner.host == socket.gethostname():
+        raise LiveRunError(who_holds(run, owner))
+
+
+def _lock(descriptor: int, run: RunDirectory) -> bool:
+    """Whether this process has the lock now. Raises RunDirectoryError where there can be none."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise RunDirectoryError(
-                f"{run.lock}: cannot be locked: {error.strerror}: keep runs on a file system with flock"
-            ) from None
-        owner = read_lease(run)
-        if owner is None or owner.is_released or owner.owner_is_gone():
-            raise LiveRunError(
-                f"run `{run.name}` is being launched by another process just now: see `llama-dist status {run.path}`"
-            ) from None
-        if owner.host == socket.gethostname():
-            raise LiveRunError(who_holds(run, owner)) from None
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise RunDirectoryError(
+            f"{run.lock}: cannot be locked: {error.strerror}: keep runs on a file system with flock"
+        ) from None
+    return True
+
+
+def _being_launched(run: RunDirectory) -> LiveRunError:
+    return LiveRunError(
+        f"run `{run.name}` is being launched by another process just now: see `llama-dist status {run.path}`"
+    )
 
 
 def _wait_for_old_ranks(run: RunDirectory) -> None:

@@ -31,7 +31,7 @@ def take_part(launch: Launch, console: Console) -> int:
     started = required_started(launch.caller_environment)
     if started.is_rank:
         _check_rank(started)
-        become_rank(launch, os.environ)
+        become_rank(launch, console, os.environ)
     start = start_of(launch.caller_environment)
     if started.node_index == 0:
         with refusal_told(launch.run, start):

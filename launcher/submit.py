@@ -26,7 +26,8 @@ def submission_of(launch: Launch) -> Submission:
     """What would be submitted."""
     machines = launch.expected_machines()
     start = node_environment(machines, launch.machine, 1, launch.run.path, launch.caller_environment)
-    names = ("PATH", "HOME", "USER", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "CUDA_VISIBLE_DEVICES")
+    # Not CUDA_VISIBLE_DEVICES: which GPUs the job has is Slurm's to say, and differs from node to node.
+    names = ("PATH", "HOME", "USER", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in as_mapping(start).items() if name in names}
     if conf := launch.caller_environment.get("SLURM_CONF"):
         environment["SLURM_CONF"] = conf

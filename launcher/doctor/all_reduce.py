@@ -3,11 +3,12 @@
 What looks slow is measured once more, alone: a node that had other things to do is not taken for a slow link.
 """
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.doctor.budget import Budget
+from launcher.doctor.budget import Budget, TimeUpError
 from launcher.doctor.network_checks import PairSpeed, slow_pairs
 from launcher.doctor.probe_pool import Answer, ask_all
 from launcher.doctor.tournament import pair_rounds
@@ -36,29 +37,35 @@ class LinkSpeeds:
 def measure_all_pairs(
     nodes: Budget, hosts: Sequence[str], backend: str, cut: Collection[frozenset[str]] = ()
 ) -> LinkSpeeds:
-    """Measure all pairs but those that are known to be cut."""
+    """Measure all pairs but those that are known to be cut. Raises TimeUpError where torch takes all the time."""
     loaded = ask_all(nodes, hosts, {"ask": "load_torch"}, _LOAD_SECONDS)
     faults = {host: answer.fault for host, answer in loaded.items() if answer.values is None}
     pairs: list[PairSpeed] = []
     num_left_out = 0
     for all_of_round in pair_rounds([host for host in hosts if host not in faults]):
         round_pairs = [pair for pair in all_of_round if frozenset(pair) not in cut]
-        if nodes.seconds_left < _MIN_ROUND_SECONDS:
-            num_left_out += len(round_pairs)
-        else:
-            pairs += _measure_round(nodes, round_pairs, backend)
+        measured = _measure_in_time(nodes, round_pairs, backend)
+        num_left_out += len(round_pairs) - len(measured)
+        pairs += measured
     return LinkSpeeds(tuple(_repeat_slow(nodes, pairs, backend)), faults, num_left_out)
 
 
 def _repeat_slow(nodes: Budget, pairs: list[PairSpeed], backend: str) -> list[PairSpeed]:
     """Measure the slowest pairs again, one by one, and keep what is better."""
     for slow in slow_pairs(pairs)[:_MAX_REPEATED]:
-        if nodes.seconds_left < _MIN_ROUND_SECONDS:
-            break
-        again = _measure_round(nodes, [slow.hosts], backend)[0]
-        if not again.fault and again.bytes_per_second > slow.bytes_per_second:
-            pairs = [again if pair is slow else pair for pair in pairs]
+        for again in _measure_in_time(nodes, [slow.hosts], backend):
+            if not again.fault and again.bytes_per_second > slow.bytes_per_second:
+                pairs = [again if pair is slow else pair for pair in pairs]
     return pairs
+
+
+def _measure_in_time(nodes: Budget, pairs: Sequence[tuple[str, str]], backend: str) -> list[PairSpeed]:
+    """Measure some pairs; none where there is no time for it, or not enough."""
+    if nodes.seconds_left < _MIN_ROUND_SECONDS:
+        return []
+    with contextlib.suppress(TimeUpError):
+        return _measure_round(nodes, pairs, backend)
+    return []
 
 
 def _measure_round(nodes: Budget, pairs: Sequence[tuple[str, str]], backend: str) -> list[PairSpeed]:

@@ -1,16 +1,20 @@
 """Asks the nodes, check by check, and collects the verdicts: their order, and the time that each may take."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.probe.storage import hash_file
 from cluster.software import read_software_facts
 from launcher.doctor.all_reduce import measure_all_pairs
-from launcher.doctor.budget import Budget
+from launcher.doctor.budget import Budget, TimeUpError
 from launcher.doctor.directory_markers import leave_markers
 from launcher.doctor.machine_checks import (
+    CLOCK,
+    GPU_ERRORS,
+    GPUS,
+    IDLE,
     MEMORY,
     ClockReading,
     check_clocks,
@@ -19,7 +23,7 @@ from launcher.doctor.machine_checks import (
     check_idle,
     check_memory,
 )
-from launcher.doctor.network_checks import ALL_REDUCE, Unreached, check_all_reduce, check_ports
+from launcher.doctor.network_checks import ALL_REDUCE, PORTS, Unreached, check_all_reduce, check_ports
 from launcher.doctor.node_facts import (
     AnswerError,
     Hardware,
@@ -33,9 +37,10 @@ from launcher.doctor.port_calls import call_all_ports
 from launcher.doctor.probe_pool import Answer, ask_all
 from launcher.doctor.reach_checks import REACHABLE, check_machines, check_reachable
 from launcher.doctor.result import CheckResult
-from launcher.doctor.software_checks import check_code, check_config, check_packages
+from launcher.doctor.software_checks import CONFIG, check_code, check_config, check_packages
 from launcher.doctor.storage_checks import (
     CHECKPOINT_DIRECTORY,
+    DATASET,
     DISK,
     RUN_DIRECTORY,
     check_datasets,
@@ -46,11 +51,13 @@ from launcher.doctor.subject import Subject, decisive_files, disk_need, memory_n
 
 T = TypeVar("T")
 
+_GREETING_SHARE = 0.7  # of all the time, at most: one dead node must not leave the others unexamined
 _START_SECONDS = 10.0  # of Python on a node, once the connection stands: cold network file systems take their time
 _FACTS_SECONDS = 25.0  # `nvidia-smi` loads the driver at first
 _CLOCK_SECONDS = 3.0
 _NUM_CLOCK_READINGS = 5
 _NO_RUN = "no run file given"
+_NO_NODES = "nobody says how many nodes the run has: ask inside the job that started them"
 
 
 class Examination:
@@ -72,16 +79,16 @@ class Examination:
     def look(self) -> None:
         """Do all checks but the all-reduce."""
         self._greet()
-        for check in (
-            self._read_clocks,
-            self._look_at_machines,
-            self._look_at_storage,
-            self._look_for_shared_directories,
-            self._try_ports,
+        for checks, look in (
+            ((CLOCK,), self._read_clocks),
+            ((GPUS, GPU_ERRORS, IDLE, MEMORY), self._look_at_machines),
+            ((CONFIG, DATASET, DISK), self._look_at_storage),
+            ((RUN_DIRECTORY, CHECKPOINT_DIRECTORY), self._look_for_shared_directories),
+            ((PORTS,), self._try_ports),
         ):
             answering = self.hosts
             if answering:
-                check()
+                self._do_in_time(checks, look)
             self._tell_lost([host for host in answering if host not in self.hosts])
 
     def measure_links(self) -> None:
@@ -91,7 +98,21 @@ class Examination:
             text = "one node: there is no link to measure" if hosts else "no node answered"
             self.results.append(CheckResult(ALL_REDUCE, None, "skipped", text))
             return
-        backend = "nccl" if all(self._hardware[host].gpus.gpus for host in hosts) else "gloo"
+        self._do_in_time((ALL_REDUCE,), self._reduce_all_pairs)
+
+    def _do_in_time(self, checks: Sequence[str], look: Callable[[], None]) -> None:
+        """Do some checks; those that time does not suffice for are told as skipped."""
+        try:
+            look()
+        except TimeUpError as error:
+            told = {result.check for result in self.results}
+            advice = "mend what took the time, or lower cluster.connect_timeout_seconds, and look again"
+            skipped = [check for check in checks if check not in told]
+            self.results += [CheckResult(check, None, "skipped", str(error), advice) for check in skipped]
+
+    def _reduce_all_pairs(self) -> None:
+        hosts, hardware = self.hosts, self._hardware
+        backend = "nccl" if all(host in hardware and hardware[host].gpus.gpus for host in hosts) else "gloo"
         cut = {frozenset((one.source, one.target)) for one in self._unreached}
         speeds = measure_all_pairs(self._nodes, hosts, backend, cut)
         self.results += check_all_reduce(backend, speeds.pairs, speeds.host_faults, speeds.num_left_out)
@@ -99,6 +120,7 @@ class Examination:
     def _greet(self) -> None:
         begin = time.monotonic()
         wait = self._subject.cluster.connect_timeout_seconds + _START_SECONDS
+        wait = min(wait, _GREETING_SHARE * self._nodes.seconds_left)
         hellos = self._read({"ask": "hello"}, wait, read_hello)
         seconds = time.monotonic() - begin
         self.results += check_reachable(self._subject.hosts, self._nodes.lost, self._refused, seconds)
@@ -107,6 +129,13 @@ class Examination:
             self.results += check_machines(hellos)
             self.results += check_code(read_software_facts(), software)
             self.results += check_packages(software)
+
+    @property
+    def _why_no_need(self) -> str:
+        """Why the run's need of memory or disk is not known; empty where it can be told."""
+        if self._subject.config is None:
+            return _NO_RUN
+        return _NO_NODES if self._subject.num_nodes is None else ""
 
     def _read_clocks(self) -> None:
         readings: dict[str, list[ClockReading]] = {host: [] for host in self.hosts}
@@ -126,8 +155,8 @@ class Examination:
         self.results += check_idle(hardware)
         need = memory_need(self._subject, min(len(node.gpus.gpus) for node in hardware.values()))
         if need is None:
-            why = "`llama-dist plan` refuses this topology" if self._subject.config else _NO_RUN
-            self.results.append(CheckResult(MEMORY, None, "skipped", why))
+            why = "`llama-dist plan` refuses this topology"
+            self.results.append(CheckResult(MEMORY, None, "skipped", self._why_no_need or why))
         else:
             self.results += check_memory(hardware, need)
 
@@ -148,7 +177,7 @@ class Examination:
         self.results += check_config(files, [str(path) for path in decisive], config)
         self.results += check_datasets({host: one.datasets for host, one in seen.items()}, subject.num_remote_sources)
         if need is None:
-            self.results.append(CheckResult(DISK, None, "skipped", _NO_RUN))
+            self.results.append(CheckResult(DISK, None, "skipped", self._why_no_need))
             return
         unknown = Place("the node did not say")
         self.results += check_disk({host: one.places.get(need.path, unknown) for host, one in seen.items()}, need)

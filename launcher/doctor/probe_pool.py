@@ -49,13 +49,17 @@ class Answer:
     """By our clock, seconds since the epoch."""
 
     received_at: float = 0.0
+    """Likewise; 0 where nothing came."""
 
 
 class Asker(Protocol):
     """Whoever can put questions to the nodes."""
 
-    def ask(self, requests: Mapping[str, Request], seconds: float) -> dict[str, Answer]:
-        """Put one question to each host named; answers for each of them, after `seconds` at the latest."""
+    def ask(self, requests: Mapping[str, Request], seconds: float, *, loses_silent: bool = True) -> dict[str, Answer]:
+        """Put one question to each host named; answers for each of them, after `seconds` at the latest.
+
+        Who is silent for so long is lost, if `loses_silent`.
+        """
         ...
 
     @property
@@ -91,8 +95,11 @@ class ProbePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, requests: Mapping[str, Request], seconds: float) -> dict[str, Answer]:
-        """Put one question to each host named; answers for each of them, after `seconds` at the latest."""
+    def ask(self, requests: Mapping[str, Request], seconds: float, *, loses_silent: bool = True) -> dict[str, Answer]:
+        """Put one question to each host named; answers for each of them, after `seconds` at the latest.
+
+        Who is silent for so long is lost, if `loses_silent`.
+        """
         deadline = time.monotonic() + seconds
         waiting = [host for host in requests if host not in self.lost]
         for host in waiting:
@@ -100,7 +107,7 @@ class ProbePool:
         while waiting and (remaining := deadline - time.monotonic()) > 0:
             self._wait(remaining, [host for host in waiting if self._nodes[host].unsent])
             waiting = [host for host in waiting if self._nodes[host].answer is None and host not in self.lost]
-        for host in waiting:
+        for host in waiting if loses_silent else ():
             self._lose(host, Loss("silent", None, self._nodes[host].said))
         return {host: self._answer(host) for host in requests}
 
@@ -129,7 +136,7 @@ class ProbePool:
 
     def _answer(self, host: str) -> Answer:
         answer = self._nodes[host].take_answer() if host in self._nodes else None
-        return answer or Answer(None, fault=str(self.lost.get(host, "was not asked")))
+        return answer or Answer(None, fault=str(self.lost.get(host, "has not answered yet")))
 
 
 class _Node:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.scheduler import read_started
 from launcher.attempt_files import attempt_numbers
 from launcher.doctor.machine_checks import MemoryNeed
 from launcher.doctor.storage_checks import DiskNeed
+from launcher.fleet.choice import NodeNeeds
 from launcher.hosts import inventory_of, is_outside_allocation
 from launcher.memory import estimate_memory
 from launcher.plan import run_directory_of
@@ -29,6 +31,10 @@ class Subject:
     config: RunConfig | None = None
     files: tuple[Path, ...] = ()
     """The config files that the user edits."""
+
+    num_nodes: int | None = None
+    """How many nodes an attempt has: more than `hosts` where each node is examined by itself, fewer where some are
+    spare; None where nobody says."""
 
     @property
     def run(self) -> RunDirectory | None:
@@ -64,6 +70,15 @@ def hosts_of(cluster: ClusterConfig) -> tuple[str, ...]:
     return inventory_of(cluster, socket.gethostname(), os.environ).hosts
 
 
+def num_nodes_of(cluster: ClusterConfig, hosts: Sequence[str]) -> int | None:
+    """Return the nodes of an attempt; None where nobody says. Raises ConfigError where the hosts are too few."""
+    if cluster.backend == "started":
+        if read_started(os.environ) is None:
+            return None
+        hosts = inventory_of(cluster, socket.gethostname(), os.environ).hosts
+    return NodeNeeds.of(cluster, len(hosts)).most
+
+
 def probe_command(cluster: ClusterConfig, host: str) -> tuple[str, ...]:
     """Return the command that runs the probe on `host`, its pipes attached.
 
@@ -79,14 +94,19 @@ def probe_command(cluster: ClusterConfig, host: str) -> tuple[str, ...]:
 
 
 def disk_need(subject: Subject) -> DiskNeed | None:
-    """Return what the run's checkpoints take at most: those kept, and the one that is being written."""
+    """Return what the run's checkpoints take at most: those kept, and the one that is being written.
+
+    None where nobody says how many nodes share them.
+    """
     config, run = subject.config, subject.run
     if config is None or run is None:
         return None
     checkpoint = config.checkpoint
     size = config.model.num_parameters * _CHECKPOINT_BYTES_PER_PARAMETER * _CHECKPOINT_MARGIN
     if not checkpoint.shared:
-        size /= len(subject.hosts)  # each node keeps what its own ranks write
+        if subject.num_nodes is None:
+            return None
+        size /= subject.num_nodes  # each node keeps what its own ranks write
     is_own = os.path.lexists(run.checkpoints) or checkpoint.directory is None
     num_by_clock = 1 if checkpoint.interval_minutes else 0
     num_lasting = config.train.num_steps // checkpoint.keep_every_steps if checkpoint.keep_every_steps else 0
@@ -100,11 +120,11 @@ def disk_need(subject: Subject) -> DiskNeed | None:
 
 
 def memory_need(subject: Subject, num_gpus_per_node: int) -> MemoryNeed | None:
-    """Return what a rank of the fullest stage takes; None where the plan would refuse the topology."""
-    if subject.config is None:
+    """Return what a rank of the fullest stage takes; None for an unknown topology, or one that the plan refuses."""
+    if subject.config is None or subject.num_nodes is None:
         return None
     config, per_node = subject.config, subject.cluster.num_processes_per_node or max(1, num_gpus_per_node)
-    dp_size, rest = divmod(per_node * len(subject.hosts), config.parallel.pipeline_stages)
+    dp_size, rest = divmod(per_node * subject.num_nodes, config.parallel.pipeline_stages)
     per_step = config.batch.micro_batch_sequences * dp_size
     if rest or not dp_size or config.batch.global_batch_sequences % per_step:
         return None

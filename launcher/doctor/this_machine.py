@@ -17,9 +17,9 @@ class ThisMachine:
         self.lost: Mapping[str, Loss] = {}
         self._probe = probe
 
-    def ask(self, requests: Mapping[str, Request], seconds: float) -> dict[str, Answer]:
+    def ask(self, requests: Mapping[str, Request], seconds: float, *, loses_silent: bool = True) -> dict[str, Answer]:
         """Answer the question, under whatever name the host has."""
-        del seconds
+        del seconds, loses_silent
         return {host: self._answer(request) for host, request in requests.items()}
 
     def _answer(self, request: Request) -> Answer:

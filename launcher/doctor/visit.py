@@ -11,7 +11,7 @@ from launcher.doctor.budget import Budget
 from launcher.doctor.examine import Examination
 from launcher.doctor.probe_pool import Asker, ProbePool
 from launcher.doctor.result import DoctorReport
-from launcher.doctor.subject import Subject, hosts_of, probe_command
+from launcher.doctor.subject import Subject, hosts_of, num_nodes_of, probe_command
 from launcher.doctor.this_machine import this_machine
 from llama_dist.config import load_cluster_config, load_run_config
 
@@ -31,7 +31,8 @@ def read_subject(request: DoctorRequest) -> Subject:
     """Read the files. Raises ConfigError."""
     cluster = load_cluster_config(request.cluster_file, request.overrides)
     config = None if request.run_file is None else load_run_config(request.run_file, request.overrides)
-    return Subject(cluster, hosts_of(cluster), config, tuple(_files(request)))
+    hosts = hosts_of(cluster)
+    return Subject(cluster, hosts, config, tuple(_files(request)), num_nodes_of(cluster, hosts))
 
 
 def _files(request: DoctorRequest) -> Iterator[Path]:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
+from launcher.blame import FAILURES_TO_BE_SET_ASIDE
 from llama_dist.config import ConfigError
 
 
@@ -23,10 +24,6 @@ class Fault(StrEnum):
     def loses_node(self) -> bool:
         """Whether a node is gone until it is mended."""
         return self in (Fault.KILL_NODE, Fault.PARTITION)
-
-
-FAILURES_TO_BE_SET_ASIDE = 2
-"""Of one host, in one launch: `launcher.blame`."""
 
 
 def parse_faults(text: str | None) -> tuple[Fault, ...]:

@@ -62,16 +62,16 @@ POD_HOSTS = ("big-run-0.big-run", "big-run-1.big-run", "big-run-2.big-run")
 @pytest.mark.parametrize(
     ("environment", "started"),
     [
-        (TORCHRUN, Started("torchrun", 1, 2, (), is_rank=True, first_host="node1")),
-        (STEP, Started("slurm", 1, 2, ("n1", "n2"), is_rank=False, first_host="n1")),
+        (TORCHRUN, Started("torchrun", 1, 2, (), is_rank=True)),
+        (STEP, Started("slurm", 1, 2, ("n1", "n2"), is_rank=False)),
         (
             STEP | {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"},
-            Started("slurm", 1, 2, ("n1", "n2"), is_rank=True, first_host="n1"),
+            Started("slurm", 1, 2, ("n1", "n2"), is_rank=True),
         ),
-        (OPEN_MPI, Started("mpi", 2, 3, (), is_rank=False, first_host=None)),
-        (OPEN_MPI | {"MASTER_ADDR": "[::1]"}, Started("mpi", 2, 3, (), is_rank=False, first_host="::1")),
-        (HYDRA, Started("mpi", 1, 2, (), is_rank=True, first_host=None)),
-        (POD, Started("kubernetes", 2, 3, POD_HOSTS, is_rank=False, first_host=POD_HOSTS[0])),
+        (OPEN_MPI, Started("mpi", 2, 3, (), is_rank=False)),
+        (OPEN_MPI | {"MASTER_ADDR": "[::1]"}, Started("mpi", 2, 3, (), is_rank=False)),
+        (HYDRA, Started("mpi", 1, 2, (), is_rank=True)),
+        (POD, Started("kubernetes", 2, 3, POD_HOSTS, is_rank=False)),
     ],
 )
 def test_each_scheduler_says_what_its_process_is(environment, started):
@@ -216,7 +216,7 @@ def test_the_variables_of_a_real_mpirun_are_read():
         check=True,
         timeout=120,
     )
-    expected = Started("mpi", 0, 1, (), is_rank=True, first_host=None)
+    expected = Started("mpi", 0, 1, (), is_rank=True)
     assert told.stdout.split("\n")[:2] == [str(expected)] * 2
 
 

@@ -1,8 +1,12 @@
+from pathlib import Path
+
 import pytest
 from fake_run import run_values
 
-from launcher.changes import check_changes, describe_changes, find_changes
+from launcher.changes import _FREE, check_changes, describe_changes, find_changes
 from llama_dist.config import ConfigError, RunConfig, dump_config, parse_run_config
+
+PAGE = Path(__file__).parents[2] / "docs" / "launching.md"
 
 
 def dumped(tmp_path, **changes):
@@ -106,3 +110,9 @@ def test_every_section_of_a_run_is_known_here():
     """A new section must be judged: whether it may change in a run is a decision, refused is the default."""
     judged = {"name", "runs_directory", "model", "data", "batch", "train", "optimizer", "schedule", "parallel"}
     assert set(RunConfig.model_fields) == judged | {"evaluation", "checkpoint", "metrics", "supervision"}
+
+
+def test_the_page_names_every_field_that_may_change_freely():
+    rows = [line.split("|") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    free = " ".join(cells[1] for cells in rows if cells[2].strip().startswith("freely"))
+    assert [field for field in _FREE if f"`{field}`" not in free and f"`{field}.*`" not in free] == []

@@ -15,6 +15,7 @@ import pytest
 from launcher.errors import LeaseLostError, LiveRunError
 from launcher.lease import acquire_lease, is_live
 from launcher.lease_record import create_lease, lease_path, new_record, newest_number, read_lease, rewrite_lease
+from launcher.records import read_record
 from launcher.run_lock import live_owner, lock_run
 from llama_dist.config import RunDirectory
 
@@ -181,7 +182,7 @@ def test_an_owner_whose_disk_refuses_has_lost_the_run_before_another_may_take_it
 
 
 def test_a_process_that_does_not_see_in_time_that_it_lost_the_run_is_ended(run, monkeypatch):
-    monkeypatch.setattr("launcher.lease._REACTION_SECONDS", 0.05)
+    monkeypatch.setattr("launcher.lease._LONGEST_REACTION_SECONDS", 0.05)
     ended = threading.Event()
     lease = acquire(run, leave=ended.set)
     create_lease(run, 2, new_record(60))
@@ -191,13 +192,45 @@ def test_a_process_that_does_not_see_in_time_that_it_lost_the_run_is_ended(run, 
     lease.release()
 
 
+def test_a_hung_owner_of_a_short_lease_is_ended_before_another_may_begin(run, monkeypatch):
+    def refuse(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("launcher.lease.rewrite_lease", refuse)
+    ended, began = threading.Event(), time.monotonic()
+    lease = acquire(run, 4.0, leave=ended.set)
+    assert ended.wait(20)
+    assert time.monotonic() - began < 4.0
+    lease.release()
+
+
 @pytest.mark.parametrize("content", ["", '{"token": 1', "[]", '{"token": "x", "host": "y"}'])
-def test_a_damaged_lease_keeps_nobody_out(run, content):
+def test_a_damaged_lease_keeps_nobody_out_once_a_lease_has_passed(run, content):
     run.leases.mkdir()
     lease_path(run, 4).write_text(content)
     assert read_lease(run) is None
-    acquire(run).release()
+    told, began = [], time.monotonic()
+    lease = acquire(run, 1.0, tell=told.append)
+    assert time.monotonic() - began >= 1.0
+    assert "00000004.json cannot be read: waiting up to 1 s" in told[0]
+    lease.release()
     assert newest_number(run) == 5
+
+
+def test_a_live_lease_that_the_disk_refuses_to_read_for_a_moment_is_not_taken_over(run, monkeypatch):
+    create_lease(run, 1, replace(new_record(6), host="node7", place="another kernel"))
+    fails_until = time.monotonic() + 0.5
+    renewing = threading.Timer(1.5, rewrite_lease, (run, 1, read_lease(run).renewed_now(attempt=3)))
+    renewing.start()
+
+    def read(record_type, path):
+        return None if time.monotonic() < fails_until else read_record(record_type, path)
+
+    monkeypatch.setattr("launcher.lease_record.read_record", read)
+    with pytest.raises(LiveRunError, match="on node7, attempt 3"):
+        acquire(run)
+    assert newest_number(run) == 1
+    renewing.join()
 
 
 def test_a_lease_that_is_not_renewed_is_seen_as_such_and_a_renewed_one_is_not(run):
