@@ -88,7 +88,7 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
     def note(name: str, seconds: float) -> None:
         measured.setdefault(name, []).append(seconds)
 
-    for _ in range(num_rounds):
+    for number in range(num_rounds):
         note("step", timed(step))
         note("theirs save", theirs.save())
         note("theirs save, synced", theirs.save(sync=True))
@@ -105,7 +105,7 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
         ours.begin()
         note("steps beside a save", timed(lambda: [step() for _ in range(STEPS_BESIDE_A_SAVE)]))
         ours.wait()
-        for at, run in resumable.items():
+        for at, run in sorted(resumable.items(), reverse=bool(number % 2)):  # by turns first
             note(f"resume at step {at}", timed(run.resume))
     ours.save()
     theirs.save(keep=True)

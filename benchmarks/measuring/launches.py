@@ -20,7 +20,7 @@ _VOCABULARY_SIZE = 512
 _LONGEST_SECONDS = 300.0
 _POLL_SECONDS = 0.005
 _KILLED_RANK = 1
-# What torchrun says first when a rank was killed: that it ends the others, or where they have ended by then, who failed.
+# What torchrun says first of a killed rank: that it ends the others, or where they have ended by then, who failed.
 _SIGNS_OF_NOTICE = (" closing signal SIG", "failed (exitcode")
 
 
