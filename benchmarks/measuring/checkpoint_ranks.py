@@ -5,6 +5,7 @@ Started by `benchmarks/checkpoint_speed.py`; rank 0 prints one JSON line of what
 # ruff: noqa: E402 - DeepSpeed looks for mlflow as it is imported
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -88,6 +89,8 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
     def note(name: str, seconds: float) -> None:
         measured.setdefault(name, []).append(seconds)
 
+    gc.collect()
+    gc.freeze()  # else looking through all imports, 25 ms, falls into the same one of the timings each round
     for number in range(num_rounds):
         note("step", timed(step))
         note("theirs save", theirs.save())
