@@ -21,9 +21,6 @@ class NodeState:
     stage: Stage = "absent"
     reason: str = "not reached yet"
     link: Link | None = None
-    changed_at: float = 0.0
-    """Monotonic time at which `stage` last changed."""
-
     heard_at: float = 0.0
     facts: MachineFacts | None = None
     code: dict[str, str] = field(default_factory=dict)
@@ -44,7 +41,7 @@ class NodeState:
 
     def move(self, stage: Stage, reason: str = "") -> None:
         """Enter a stage."""
-        self.stage, self.reason, self.changed_at = stage, reason, time.monotonic()
+        self.stage, self.reason = stage, reason
 
     def begin(self, attempt: int) -> None:
         """Forget the attempt before."""
