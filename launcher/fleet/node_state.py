@@ -44,9 +44,9 @@ class NodeState:
         self.stage, self.reason = stage, reason
 
     def begin(self, attempt: int) -> None:
-        """Forget the attempt before."""
+        """Forget the attempt before, with what the node could not do then: a full disk may have room again."""
         self.attempt, self.beats, self.has_failed, self.status = attempt, {}, False, None
-        self.failures, self.stacks = WorkerFailures(), None
+        self.failures, self.stacks, self.refusal = WorkerFailures(), None, ""
 
     def hear(self, message: Message) -> None:
         """Take in one message of the agent. Raises KeyError, TypeError or ValueError for one that is none of ours."""
