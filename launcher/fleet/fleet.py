@@ -33,6 +33,7 @@ class Fleet:
 
     def __init__(self, placement: Placement, times: FleetTimes) -> None:
         self._placement, self._times = placement, times
+        self._lease_seconds = times.silence_seconds * _LEASE_SHARE
         self.hosts = placement.hosts()
         self._states = {host: NodeState(host) for host in self.hosts}
         self._links: list[Link] = []
@@ -64,9 +65,14 @@ class Fleet:
                     self._add(ProcessLink(command))
 
     def add(self, link: Link) -> None:
-        """Take over a link that an agent opened; one of a host that is none of the run's is closed."""
+        """Take over a link that an agent opened.
+
+        It is closed where the host is none of the run's, or has an agent that lives: this one is of another job then,
+        or comes before its former link is known to be shut, and tries again.
+        """
         with self._changed:
-            if self._is_closing or not all(host in self._states for host in link.hosts):
+            is_known = all(host in self._states for host in link.hosts)
+            if self._is_closing or not is_known or any(self._has_live_agent(host) for host in link.hosts):
                 link.close()
                 return
             for host in link.hosts:
@@ -109,6 +115,12 @@ class Fleet:
         os.close(self._wake_reading)
         os.close(self._wake_writing)
 
+    def _has_live_agent(self, host: str) -> bool:
+        """Whether the node's agent was heard within the time after which an agent gives its supervisor up."""
+        state = self._states[host]
+        age = time.monotonic() - state.heard_at
+        return state.link is not None and state.link.is_open and age < self._lease_seconds
+
     def _expect(self, hosts: Iterable[str]) -> None:
         """Wait for the agents of these hosts from now on."""
         for host in hosts:
@@ -136,8 +148,8 @@ class Fleet:
             state.link, state.heard_at, state.refusal, state.facts = link, time.monotonic(), "", None
             state.move("reaching")
         self._register(link)
-        lease = self._times.silence_seconds * _LEASE_SHARE
-        link.send({"do": "hello", "hosts": list(self.hosts), "lease_seconds": lease, "to": list(link.hosts)})
+        hello = {"do": "hello", "hosts": list(self.hosts), "lease_seconds": self._lease_seconds}
+        link.send({**hello, "to": list(link.hosts)})
         os.write(self._wake_writing, b"x")
 
     def _work(self) -> None:
@@ -209,9 +221,10 @@ class Fleet:
                 self._lose(state, f"nothing was heard from it for {allowed:.0f} s")
 
     def _lose(self, state: NodeState, reason: str) -> None:
-        link, state.link = state.link, None
         if state.stage != "absent":
-            state.move("absent", state.refusal or reason)
+            state.lost_because = state.refusal or reason
+            state.move("absent", state.lost_because)
+        link, state.link = state.link, None
         if link and not any(other.link is link for other in self._states.values()):
             self._links.remove(link)
             self._unregister(link)

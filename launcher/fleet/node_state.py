@@ -21,6 +21,9 @@ class NodeState:
     stage: Stage = "absent"
     reason: str = "not reached yet"
     link: Link | None = None
+    lost_because: str = ""
+    """Why the link before this one, or the last one, was given up."""
+
     heard_at: float = 0.0
     facts: MachineFacts | None = None
     code: dict[str, str] = field(default_factory=dict)

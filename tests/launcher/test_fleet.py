@@ -1,0 +1,27 @@
+"""Links to nodes: who may come in, what ends, and that no fault of the thread that looks after them stays unseen."""
+
+from fake_fleet import SOON, FakeAgent, fleet_of
+
+
+def test_a_newcomer_does_not_take_the_place_of_an_agent_that_lives():
+    """As where the same job is started twice: the second one's agents find the first one's supervisor."""
+    with fleet_of("node1", "node2") as fleet:
+        agent = FakeAgent(fleet, "node1")
+        link = fleet.state("node1").link
+        assert FakeAgent(fleet, "node1").is_shut_out()
+        assert FakeAgent(fleet, "elsewhere").is_shut_out()
+        assert fleet.state("node1").link is link
+        agent.hear("tick")
+        FakeAgent(fleet, "node2").hear("hello")
+
+
+def test_an_agent_comes_anew_once_its_former_link_is_shut_or_silent():
+    with fleet_of("node1", silence_seconds=60.0) as fleet:
+        FakeAgent(fleet, "node1").leave()
+        assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
+        silent = FakeAgent(fleet, "node1")
+        silent.hear("hello")
+        fleet.state("node1").heard_at -= 31.0  # longer than the lease after which an agent gives its supervisor up
+        newcomer = FakeAgent(fleet, "node1")
+        newcomer.hear("hello")
+        assert fleet.state("node1").lost_because == "its agent came anew"
