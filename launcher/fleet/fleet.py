@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from launcher.fleet.link import Link, ProcessLink
 from launcher.fleet.node_state import NodeState
 from launcher.fleet.placement import Placement
+from launcher.fleet.starters import Starters
 from launcher.node.messages import Message
 
 _TICK_SECONDS = 1.0
@@ -37,7 +38,7 @@ class Fleet:
         self.hosts = placement.hosts()
         self._states = {host: NodeState(host) for host in self.hosts}
         self._links: list[Link] = []
-        self._starters: list[ProcessLink] = []
+        self._starters = Starters()
         self._changed = threading.Condition()
         self._signals: list[str] = []
         self._is_closing = False
@@ -77,6 +78,7 @@ class Fleet:
                 return
             for host in link.hosts:
                 self._lose(self._states[host], "its agent came anew")
+                self._starters.note_came(host)
             self._add(link)
 
     def wait(self, is_met: Callable[[], bool], seconds: float) -> bool:
@@ -109,7 +111,7 @@ class Fleet:
         self._is_closing = True
         os.write(self._wake_writing, b"x")
         self._thread.join()
-        for link in (*self._links, *self._starters):
+        for link in (*self._links, *self._starters.links()):
             link.close()
         self._selector.close()
         os.close(self._wake_reading)
@@ -128,7 +130,7 @@ class Fleet:
             self._states[host].move("reaching")
 
     def _watch_starter(self, starter: ProcessLink) -> None:
-        self._starters.append(starter)
+        self._starters.add(starter)
         self._register(starter)
 
     def _register(self, link: Link) -> None:
@@ -198,19 +200,24 @@ class Fleet:
                 for host in link.hosts:
                     if self._states[host].link is link:
                         self._lose(self._states[host], reason)
-        self._look_at_starters()
         self._notice_silence(now)
+        self._look_at_starters()
 
     def _look_at_starters(self) -> None:
-        """Tell why nobody came where the program that starts the agents has ended."""
-        for starter in [one for one in self._starters if not one.is_open]:
+        """Tell why nobody came where the program that starts the agents has ended; end one that is of no use."""
+        for starter in self._starters.ended():
             reason = starter.why_closed()
             for host in starter.hosts:
-                if self._states[host].link is None:
+                if self._states[host].link is None and self._starters.is_newest(starter, host):
                     self._lose(self._states[host], reason)
-            self._starters.remove(starter)
-            self._unregister(starter)
-            threading.Thread(target=starter.close, daemon=True).start()
+            self._end_starter(starter)
+        for starter in self._starters.useless(lambda host: self._states[host].stage == "absent"):
+            self._end_starter(starter)
+
+    def _end_starter(self, starter: ProcessLink) -> None:
+        self._starters.remove(starter)
+        self._unregister(starter)
+        threading.Thread(target=starter.close, daemon=True).start()
 
     def _notice_silence(self, now: float) -> None:
         for state in self._states.values():

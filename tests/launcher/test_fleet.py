@@ -1,6 +1,9 @@
 """Links to nodes: who may come in, what ends, and that no fault of the thread that looks after them stays unseen."""
 
+import psutil
 from fake_fleet import SOON, FakeAgent, fleet_of
+
+STARTER = ("sleep", "600")  # as an srun or mpirun that never gets through
 
 
 def test_a_newcomer_does_not_take_the_place_of_an_agent_that_lives():
@@ -25,3 +28,33 @@ def test_an_agent_comes_anew_once_its_former_link_is_shut_or_silent():
         newcomer = FakeAgent(fleet, "node1")
         newcomer.hear("hello")
         assert fleet.state("node1").lost_because == "its agent came anew"
+
+
+def starters():
+    return psutil.Process().children()
+
+
+def test_a_program_that_brought_no_agent_is_ended_with_the_try():
+    with fleet_of("node1", connect_seconds=0.0, program=STARTER) as fleet:
+        for _ in range(3):
+            fleet.reach(["node1"])
+            assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
+        assert fleet.wait(lambda: not starters(), SOON)
+
+
+def test_a_program_whose_agent_came_is_left_to_end_by_itself_and_says_nothing_of_a_later_try():
+    """The agent ends its ranks first, and holds the node's seat until then."""
+    with fleet_of("node1", program=STARTER) as fleet:
+        fleet.reach(["node1"])
+        (first,) = starters()
+        FakeAgent(fleet, "node1").leave()
+        assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
+        fleet.reach(["node1"])
+        assert first.is_running() and len(starters()) == 2
+        first.kill()
+        assert fleet.wait(lambda: len(starters()) == 1, SOON)
+        assert fleet.state("node1").stage == "reaching"
+        (second,) = starters()
+        second.kill()
+        assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
+        assert fleet.state("node1").reason == "the connection ended (exit status -9)"
