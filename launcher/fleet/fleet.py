@@ -42,6 +42,7 @@ class Fleet:
         self._changed = threading.Condition()
         self._signals: list[str] = []
         self._is_closing = False
+        self._fault: BaseException | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_reading, self._wake_writing = os.pipe()
         self._selector.register(self._wake_reading, selectors.EVENT_READ, None)
@@ -84,7 +85,9 @@ class Fleet:
     def wait(self, is_met: Callable[[], bool], seconds: float) -> bool:
         """Wait until `is_met`, which is asked whenever something was heard; answers whether it is."""
         with self._changed:
-            return self._changed.wait_for(is_met, seconds)
+            is_over = self._changed.wait_for(lambda: self._fault is not None or is_met(), seconds)
+            self._check()
+            return is_over
 
     def tell(self, message: Message, hosts: Sequence[str] | None = None) -> None:
         """Send a message to the agents of `hosts`, by default of all that are there."""
@@ -97,6 +100,7 @@ class Fleet:
     def take_signals(self) -> list[str]:
         """Names of the signals that a scheduler sent to agents since the last call."""
         with self._changed:
+            self._check()
             signals, self._signals = self._signals, []
         return signals
 
@@ -155,6 +159,19 @@ class Fleet:
         os.write(self._wake_writing, b"x")
 
     def _work(self) -> None:
+        try:
+            self._look_after_links()
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread: whoever asks or waits is told
+            with self._changed:
+                self._fault = error
+                self._changed.notify_all()
+
+    def _check(self) -> None:
+        """Raise what ended the thread: nothing is heard any more, and a silent node would never be noticed."""
+        if self._fault:
+            raise RuntimeError("the nodes are not looked after any more") from self._fault
+
+    def _look_after_links(self) -> None:
         while not self._is_closing:
             ready = self._selector.select(_LOOK_SECONDS)
             with self._changed:
@@ -184,7 +201,12 @@ class Fleet:
             self._signals.append(str(message.get("name")))
         try:
             state.hear(message)
-        except (KeyError, TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # a list has no items()
             self._lose(state, f"its agent sends what this program does not understand: {error!r}")
 
     def _tick(self, now: float) -> None:

@@ -1,6 +1,7 @@
 """Links to nodes: who may come in, what ends, and that no fault of the thread that looks after them stays unseen."""
 
 import psutil
+import pytest
 from fake_fleet import SOON, FakeAgent, fleet_of
 
 STARTER = ("sleep", "600")  # as an srun or mpirun that never gets through
@@ -58,3 +59,28 @@ def test_a_program_whose_agent_came_is_left_to_end_by_itself_and_says_nothing_of
         second.kill()
         assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
         assert fleet.state("node1").reason == "the connection ended (exit status -9)"
+
+
+def test_an_agent_whose_words_have_another_shape_is_lost_by_name_and_no_other():
+    with fleet_of("node1", "node2") as fleet:
+        strange, other = FakeAgent(fleet, "node1"), FakeAgent(fleet, "node2")
+        strange.say("alive", attempt=0, beats=["not", "by", "rank"], has_failed=False)
+        assert fleet.wait(lambda: fleet.state("node1").stage == "absent", SOON)
+        assert "sends what this program does not understand" in fleet.state("node1").reason
+        other.hear("tick")
+        other.hear("tick")
+
+
+def test_the_end_of_the_thread_that_looks_after_the_nodes_is_an_error_of_the_supervisor(monkeypatch):
+    """Nobody would notice a silent node any more."""
+
+    def fail(_now):
+        raise ValueError("a bug")
+
+    with fleet_of("node1") as fleet:
+        monkeypatch.setattr(fleet, "_notice_silence", fail)
+        with pytest.raises(RuntimeError, match="nodes are not looked after any more") as told:
+            fleet.wait(lambda: False, SOON)
+        assert isinstance(told.value.__cause__, ValueError)
+        with pytest.raises(RuntimeError):
+            fleet.take_signals()
