@@ -64,8 +64,11 @@ class LocalBackend:
         """Hold nothing."""
 
 
-def start_local_attempt(spec: AttemptSpec, node: NodeSpec) -> "LocalAttempt":
-    """Start this node's agent in a session of its own, so that a terminal's Ctrl-C reaches this process alone."""
+def start_local_attempt(spec: AttemptSpec, node: NodeSpec, working_directory: str | None = None) -> "LocalAttempt":
+    """Start this node's agent in a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+
+    It and its ranks run in `working_directory`, by default this process's own.
+    """
     log = spec.agent_log(node.host)
     environment = {**node.environment, PARENT_VARIABLE: str(os.getpid())}
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -73,6 +76,7 @@ def start_local_attempt(spec: AttemptSpec, node: NodeSpec) -> "LocalAttempt":
         agent = subprocess.Popen(
             tied_command(None, node.command),
             env=environment,
+            cwd=working_directory,
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=subprocess.STDOUT,

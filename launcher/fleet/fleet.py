@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from launcher.fleet.link import Link, ProcessLink
 from launcher.fleet.node_state import NodeState
@@ -34,6 +35,7 @@ class Fleet:
 
     def __init__(self, placement: Placement, times: FleetTimes) -> None:
         self._placement, self._times = placement, times
+        self._working_directory = str(Path.cwd())
         self._lease_seconds = times.silence_seconds * _LEASE_SHARE
         self.hosts = placement.hosts()
         self._states = {host: NodeState(host) for host in self.hosts}
@@ -155,6 +157,7 @@ class Fleet:
             state.move("reaching")
         self._register(link)
         hello = {"do": "hello", "hosts": list(self.hosts), "lease_seconds": self._lease_seconds}
+        hello |= {"working_directory": self._working_directory}
         link.send({**hello, "to": list(link.hosts)})
         os.write(self._wake_writing, b"x")
 
@@ -250,9 +253,10 @@ class Fleet:
                 self._lose(state, f"nothing was heard from it for {allowed:.0f} s")
 
     def _lose(self, state: NodeState, reason: str) -> None:
-        if state.stage != "absent":
+        if state.link:
             state.lost_because = state.refusal or reason
-            state.move("absent", state.lost_because)
+        if state.stage != "absent":
+            state.move("absent", state.refusal or reason)
         link, state.link = state.link, None
         if link and not any(other.link is link for other in self._states.values()):
             self._links.remove(link)

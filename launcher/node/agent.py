@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -43,6 +44,7 @@ class NodeAgent:
         self._lease_seconds = _FIRST_WORD_SECONDS
         self._heard_at = time.monotonic()
         self._alive_at = 0.0
+        self._working_directory = ""
         self._run: RunDirectory | None = None
         self._seat: Seat | None = None
         self._attempt: LocalAttempt | None = None
@@ -110,7 +112,12 @@ class NodeAgent:
     def _greet(self, message: Message) -> None:
         self._lease_seconds = float(message["lease_seconds"])
         place = find_place(self._host, message["hosts"], os.environ, self._address)
-        self._host = place.host
+        self._host, self._working_directory = place.host, message["working_directory"]
+        if not (Path(self._working_directory).is_dir() and os.access(self._working_directory, os.X_OK)):
+            raise ConfigError(
+                f"{self._working_directory}: no such directory on {self._host}, or it may not be entered: ranks run "
+                "where the launch was typed, for relative paths begin there: launch where all nodes have the directory"
+            )
         facts = replace(
             read_machine_facts(os.environ), host=place.host, address=place.address, interface=place.interface
         )
@@ -139,11 +146,12 @@ class NodeAgent:
     def _start(self, message: Message) -> None:
         assert self._run is not None, "the supervisor greets first"
         self._end_attempt()
-        node = NodeSpec(self._host, message["command"], message["environment"], message["ranks"])
+        environment = {**message["environment"], **_own_gpus(os.environ)}
+        node = NodeSpec(self._host, message["command"], environment, message["ranks"])
         nodes = (node,) * int(message["num_nodes"])  # their number alone matters here
         self._number = int(message["attempt"])
         spec = AttemptSpec(self._run, self._number, nodes, int(message["num_ranks"]))
-        self._attempt = start_local_attempt(spec, node)
+        self._attempt = start_local_attempt(spec, node, self._working_directory)
 
     def _watch(self) -> None:
         """Tell how the ranks are, once a second, and at once that they have ended or that a signal came."""
@@ -174,3 +182,9 @@ class NodeAgent:
         if self._attempt:
             self._attempt.end_now()
             self._attempt.poll()
+
+
+def _own_gpus(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a scheduler said on this node of its GPUs; the supervisor's machine may have others, or none."""
+    name = "CUDA_VISIBLE_DEVICES"
+    return {name: environment[name]} if name in environment else {}

@@ -84,3 +84,10 @@ def test_the_end_of_the_thread_that_looks_after_the_nodes_is_an_error_of_the_sup
         assert isinstance(told.value.__cause__, ValueError)
         with pytest.raises(RuntimeError):
             fleet.take_signals()
+
+
+def test_an_agent_is_told_where_the_launch_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with fleet_of("node1") as fleet:
+        monkeypatch.chdir("/")
+        assert FakeAgent(fleet, "node1").hear("hello")["working_directory"] == str(tmp_path)
