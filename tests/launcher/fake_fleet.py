@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,12 @@ class FakeAgent:
 
     def hear(self, do):
         """Return the next message that asks for this, past all others."""
+        deadline = time.monotonic() + SOON
         while True:
             while self._messages:
                 if (message := self._messages.pop(0))["do"] == do:
                     return message
+            assert time.monotonic() < deadline, f"no `{do}` came"
             data = self._connection.recv(1 << 16)
             assert data, f"the link was closed before `{do}`"
             self._messages += self._lines.take(data)
