@@ -64,8 +64,11 @@ class LocalBackend:
         """Hold nothing."""
 
 
-def start_local_attempt(spec: AttemptSpec, node: NodeSpec) -> "LocalAttempt":
-    """Start this node's agent in a session of its own, so that a terminal's Ctrl-C reaches this process alone."""
+def start_local_attempt(spec: AttemptSpec, node: NodeSpec, working_directory: str | None = None) -> "LocalAttempt":
+    """Start this node's agent in a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+
+    It and its ranks run in `working_directory`, by default this process's own.
+    """
     log = spec.agent_log(node.host)
     environment = {**node.environment, PARENT_VARIABLE: str(os.getpid())}
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -73,6 +76,7 @@ def start_local_attempt(spec: AttemptSpec, node: NodeSpec) -> "LocalAttempt":
         agent = subprocess.Popen(
             tied_command(None, node.command),
             env=environment,
+            cwd=working_directory,
             stdin=subprocess.DEVNULL,
             stdout=descriptor,
             stderr=subprocess.STDOUT,
@@ -92,16 +96,21 @@ class LocalAttempt:
         self._spec, self._node = spec, node
         self._ended_pids: set[int] = set()
         self._oom_kills_before = count_oom_kills()
+        self._killed: list[psutil.Process] = []
+        self._killed_at = 0.0
         self._look_at = 0.0
         self._breaks_up_since: float | None = None
 
     def poll(self) -> int | None:
         """Return the agent's status; it waits for its ranks, and the kernel ends them if it is killed itself.
 
-        Where a rank has failed, the others get some seconds to say so, and are then ended.
+        Where a rank has failed, the others get some seconds to say so, and are then ended. After `kill` the ranks are
+        looked at as well.
         """
         status = self._agent.poll()
         now = time.monotonic()
+        if any(_runs(rank) for rank in self._killed) and now - self._killed_at < _END_TIMEOUT_SECONDS:
+            return None
         if status is None and now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             if self._breaks_up_since is None and self._breaks_up():
@@ -130,13 +139,18 @@ class LocalAttempt:
         return self._signal_ranks(signal.SIGUSR1)
 
     def end_now(self) -> None:
-        """Kill the ranks with the processes that they started, then the agent."""
-        ranks = self._end_ranks()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._agent.pid, signal.SIGKILL)
-        psutil.wait_procs(ranks, _END_TIMEOUT_SECONDS)
+        """Kill all, and wait until they are gone."""
+        self.kill()
+        psutil.wait_procs(self._killed, _END_TIMEOUT_SECONDS)
         with contextlib.suppress(subprocess.TimeoutExpired):  # the caller polls on
             self._agent.wait(_END_TIMEOUT_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the ranks with the processes that they started, then the agent; `poll` answers once they are gone."""
+        self._killed += self._end_ranks()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._agent.pid, signal.SIGKILL)
+        self._killed_at = time.monotonic()
 
     def failures(self) -> WorkerFailures:
         """Read the agent's failure table; ranks that were ended here are not among the causes."""
@@ -186,3 +200,11 @@ class LocalAttempt:
             return psutil.Process(self._agent.pid).children()
         except psutil.NoSuchProcess:
             return []
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; where nobody takes note of its end, it stays a zombie, which holds nothing."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

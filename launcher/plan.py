@@ -13,6 +13,7 @@ from cluster.facts import MachineFacts
 from launcher import tied
 from launcher.backend import Machines
 from launcher.memory import StageMemory, estimate_memory
+from launcher.module_command import module_command
 from launcher.offers import check_topology
 from llama_dist.config import ClusterConfig, ConfigError, RunConfig, RunDirectory
 
@@ -161,7 +162,8 @@ def pipeline_bubble(pp_size: int, num_micro_batches: int) -> float:
 
 def worker_command(cluster: ClusterConfig, run: RunDirectory, attempt: int, module: str) -> tuple[str, ...]:
     """Return the command of one rank."""
-    return (python_of(cluster), "-m", module, "--run-directory", str(run.path), "--attempt", str(attempt))
+    program = module_command(python_of(cluster), module)
+    return (*program, "--run-directory", str(run.path), "--attempt", str(attempt))
 
 
 def agent_commands(
@@ -176,7 +178,7 @@ def agent_commands(
     )
     return tuple(
         (
-            *(python_of(cluster), "-m", "torch.distributed.run", *common),
+            *(*module_command(python_of(cluster), "torch.distributed.run"), *common),
             *(_meet_alone(cluster) if num_nodes == 1 else _meet(machines, number)),
             *("--no-python", *tied_command(logs, worker)),
         )

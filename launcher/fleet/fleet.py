@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from launcher.fleet.link import Link, ProcessLink
 from launcher.fleet.node_state import NodeState
 from launcher.fleet.placement import Placement
+from launcher.fleet.starters import Starters
 from launcher.node.messages import Message
 
 _TICK_SECONDS = 1.0
@@ -33,13 +35,16 @@ class Fleet:
 
     def __init__(self, placement: Placement, times: FleetTimes) -> None:
         self._placement, self._times = placement, times
+        self._working_directory = str(Path.cwd())
+        self._lease_seconds = times.silence_seconds * _LEASE_SHARE
         self.hosts = placement.hosts()
         self._states = {host: NodeState(host) for host in self.hosts}
         self._links: list[Link] = []
-        self._starters: list[ProcessLink] = []
+        self._starters = Starters()
         self._changed = threading.Condition()
         self._signals: list[str] = []
         self._is_closing = False
+        self._fault: BaseException | None = None
         self._selector = selectors.DefaultSelector()
         self._wake_reading, self._wake_writing = os.pipe()
         self._selector.register(self._wake_reading, selectors.EVENT_READ, None)
@@ -64,19 +69,27 @@ class Fleet:
                     self._add(ProcessLink(command))
 
     def add(self, link: Link) -> None:
-        """Take over a link that an agent opened; one of a host that is none of the run's is closed."""
+        """Take over a link that an agent opened.
+
+        It is closed where the host is none of the run's, or has an agent that lives: this one is of another job then,
+        or comes before its former link is known to be shut, and tries again.
+        """
         with self._changed:
-            if self._is_closing or not all(host in self._states for host in link.hosts):
+            is_known = all(host in self._states for host in link.hosts)
+            if self._is_closing or not is_known or any(self._has_live_agent(host) for host in link.hosts):
                 link.close()
                 return
             for host in link.hosts:
                 self._lose(self._states[host], "its agent came anew")
+                self._starters.note_came(host)
             self._add(link)
 
     def wait(self, is_met: Callable[[], bool], seconds: float) -> bool:
         """Wait until `is_met`, which is asked whenever something was heard; answers whether it is."""
         with self._changed:
-            return self._changed.wait_for(is_met, seconds)
+            is_over = self._changed.wait_for(lambda: self._fault is not None or is_met(), seconds)
+            self._check()
+            return is_over
 
     def tell(self, message: Message, hosts: Sequence[str] | None = None) -> None:
         """Send a message to the agents of `hosts`, by default of all that are there."""
@@ -89,6 +102,7 @@ class Fleet:
     def take_signals(self) -> list[str]:
         """Names of the signals that a scheduler sent to agents since the last call."""
         with self._changed:
+            self._check()
             signals, self._signals = self._signals, []
         return signals
 
@@ -103,11 +117,17 @@ class Fleet:
         self._is_closing = True
         os.write(self._wake_writing, b"x")
         self._thread.join()
-        for link in (*self._links, *self._starters):
+        for link in (*self._links, *self._starters.links()):
             link.close()
         self._selector.close()
         os.close(self._wake_reading)
         os.close(self._wake_writing)
+
+    def _has_live_agent(self, host: str) -> bool:
+        """Whether the node's agent was heard within the time after which an agent gives its supervisor up."""
+        state = self._states[host]
+        age = time.monotonic() - state.heard_at
+        return state.link is not None and state.link.is_open and age < self._lease_seconds
 
     def _expect(self, hosts: Iterable[str]) -> None:
         """Wait for the agents of these hosts from now on."""
@@ -116,7 +136,7 @@ class Fleet:
             self._states[host].move("reaching")
 
     def _watch_starter(self, starter: ProcessLink) -> None:
-        self._starters.append(starter)
+        self._starters.add(starter)
         self._register(starter)
 
     def _register(self, link: Link) -> None:
@@ -136,11 +156,25 @@ class Fleet:
             state.link, state.heard_at, state.refusal, state.facts = link, time.monotonic(), "", None
             state.move("reaching")
         self._register(link)
-        lease = self._times.silence_seconds * _LEASE_SHARE
-        link.send({"do": "hello", "hosts": list(self.hosts), "lease_seconds": lease, "to": list(link.hosts)})
+        hello = {"do": "hello", "hosts": list(self.hosts), "lease_seconds": self._lease_seconds}
+        hello |= {"working_directory": self._working_directory}
+        link.send({**hello, "to": list(link.hosts)})
         os.write(self._wake_writing, b"x")
 
     def _work(self) -> None:
+        try:
+            self._look_after_links()
+        except BaseException as error:  # noqa: BLE001 - the edge of the thread: whoever asks or waits is told
+            with self._changed:
+                self._fault = error
+                self._changed.notify_all()
+
+    def _check(self) -> None:
+        """Raise what ended the thread: nothing is heard any more, and a silent node would never be noticed."""
+        if self._fault:
+            raise RuntimeError("the nodes are not looked after any more") from self._fault
+
+    def _look_after_links(self) -> None:
         while not self._is_closing:
             ready = self._selector.select(_LOOK_SECONDS)
             with self._changed:
@@ -170,7 +204,12 @@ class Fleet:
             self._signals.append(str(message.get("name")))
         try:
             state.hear(message)
-        except (KeyError, TypeError, ValueError) as error:
+        except (
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:  # a list has no items()
             self._lose(state, f"its agent sends what this program does not understand: {error!r}")
 
     def _tick(self, now: float) -> None:
@@ -186,19 +225,24 @@ class Fleet:
                 for host in link.hosts:
                     if self._states[host].link is link:
                         self._lose(self._states[host], reason)
-        self._look_at_starters()
         self._notice_silence(now)
+        self._look_at_starters()
 
     def _look_at_starters(self) -> None:
-        """Tell why nobody came where the program that starts the agents has ended."""
-        for starter in [one for one in self._starters if not one.is_open]:
+        """Tell why nobody came where the program that starts the agents has ended; end one that is of no use."""
+        for starter in self._starters.ended():
             reason = starter.why_closed()
             for host in starter.hosts:
-                if self._states[host].link is None:
+                if self._states[host].link is None and self._starters.is_newest(starter, host):
                     self._lose(self._states[host], reason)
-            self._starters.remove(starter)
-            self._unregister(starter)
-            threading.Thread(target=starter.close, daemon=True).start()
+            self._end_starter(starter)
+        for starter in self._starters.useless(lambda host: self._states[host].stage == "absent"):
+            self._end_starter(starter)
+
+    def _end_starter(self, starter: ProcessLink) -> None:
+        self._starters.remove(starter)
+        self._unregister(starter)
+        threading.Thread(target=starter.close, daemon=True).start()
 
     def _notice_silence(self, now: float) -> None:
         for state in self._states.values():
@@ -209,9 +253,11 @@ class Fleet:
                 self._lose(state, f"nothing was heard from it for {allowed:.0f} s")
 
     def _lose(self, state: NodeState, reason: str) -> None:
-        link, state.link = state.link, None
+        if state.link:
+            state.lost_because = state.refusal or reason
         if state.stage != "absent":
             state.move("absent", state.refusal or reason)
+        link, state.link = state.link, None
         if link and not any(other.link is link for other in self._states.values()):
             self._links.remove(link)
             self._unregister(link)

@@ -21,8 +21,8 @@ class NodeState:
     stage: Stage = "absent"
     reason: str = "not reached yet"
     link: Link | None = None
-    changed_at: float = 0.0
-    """Monotonic time at which `stage` last changed."""
+    lost_because: str = ""
+    """Why the link before this one, or the last one, was given up."""
 
     heard_at: float = 0.0
     facts: MachineFacts | None = None
@@ -44,12 +44,12 @@ class NodeState:
 
     def move(self, stage: Stage, reason: str = "") -> None:
         """Enter a stage."""
-        self.stage, self.reason, self.changed_at = stage, reason, time.monotonic()
+        self.stage, self.reason = stage, reason
 
     def begin(self, attempt: int) -> None:
-        """Forget the attempt before."""
+        """Forget the attempt before, with what the node could not do then: a full disk may have room again."""
         self.attempt, self.beats, self.has_failed, self.status = attempt, {}, False, None
-        self.failures, self.stacks = WorkerFailures(), None
+        self.failures, self.stacks, self.refusal = WorkerFailures(), None, ""
 
     def hear(self, message: Message) -> None:
         """Take in one message of the agent. Raises KeyError, TypeError or ValueError for one that is none of ours."""

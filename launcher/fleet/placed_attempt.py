@@ -23,6 +23,7 @@ class PlacedAttempt:
         self._first_failed_host: str | None = None
         self._broke_at: float | None = None
         self._is_ended = False
+        self._links = {host: fleet.state(host).link for host in self._hosts}
         for node in spec.nodes:
             fleet.state(node.host).begin(spec.attempt)
             fleet.tell(self._start_message(node), [node.host])
@@ -113,14 +114,18 @@ class PlacedAttempt:
         """Notice what breaks the attempt: a lost node, a node that could not start, a failed rank."""
         if state.host in self._lost:
             return
-        if state.status is None and (state.stage == "absent" or state.refusal):
-            self._lost[state.host] = f"{state.host}: {state.refusal or state.reason}"
+        if state.status is None and (state.refusal or self._is_gone(state)):
+            self._lost[state.host] = f"{state.host}: {state.refusal or state.lost_because}"
         elif not (state.has_failed or state.status):
             return
         elif self._first_failed_host is None and state.status:
             self._first_failed_host = state.host if not self._lost else None
         if self._broke_at is None:
             self._broke_at = time.monotonic()
+
+    def _is_gone(self, state: NodeState) -> bool:
+        """Whether the agent that started the ranks is: one that came anew has none of them."""
+        return state.link is None or state.link is not self._links[state.host]
 
     def _has_ended(self) -> bool:
         return all(host in self._lost or self._fleet.state(host).status is not None for host in self._hosts)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from launcher.module_command import module_command
+
 NODE_MODULE = "launcher.node"
 
 
@@ -44,4 +46,4 @@ class Placement(Protocol):
 def agent_program(python: str, *, host: str = "", join: Path | None = None) -> tuple[str, ...]:
     """Argument list of the node agent."""
     told = ("--host", host) if host else ()
-    return (python, "-m", NODE_MODULE, *told, *(("--join", str(join)) if join else ()))
+    return (*module_command(python, NODE_MODULE), *told, *(("--join", str(join)) if join else ()))

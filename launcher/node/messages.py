@@ -1,8 +1,10 @@
 """What supervisor and node agents tell each other: JSON objects, one a line. Sends and receives nothing itself.
 
-From the supervisor, `do`: `hello` (run directory, lease), `start` (command, environment, logs), `tick`, `port`,
-`stop`, `save`, `stacks`, `end`. From a node, `say`: `hello` (facts), `refused`, `port`, `alive` (beats), `ended`,
-`stacks`, `signal`. Each message of a node names its host.
+From the supervisor, `do`: `hello` (the run's hosts, lease, working directory), `tick`, `sit` (run directory, nonce),
+`port`, `start` (command, environment, ranks), `stop`, `save`, `stacks`, `end`, `leave`; `to` names the hosts that are
+meant, which `hello` and `tick` do not look at. From a node, `say`: `here` (the first word over a socket), `hello`
+(facts, program), `seated`, `busy`, `refused` (reason), `port`, `alive` (beats), `ended` (status, failures), `stacks`,
+`signal`. Each names its host.
 """
 
 import json

@@ -4,8 +4,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
-
+from cluster.interfaces import interface_of
 from llama_dist.config import ConfigError
 
 
@@ -26,7 +25,7 @@ def find_place(told: str, hosts: Sequence[str], environment: Mapping[str, str], 
     """
     host = told or _own_name(hosts, environment)
     address = address or _address_of(host, environment)
-    return Place(host, address, _interface_of(address))
+    return Place(host, address, interface_of(address) or "")
 
 
 def own_names(environment: Mapping[str, str]) -> list[str]:
@@ -53,10 +52,3 @@ def _address_of(host: str, environment: Mapping[str, str]) -> str:
         return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError:
         return ""
-
-
-def _interface_of(address: str) -> str:
-    for name, addresses in psutil.net_if_addrs().items():
-        if any(one.address.partition("%")[0] == address for one in addresses):
-            return name
-    return ""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.gpu_health import parse_gpu_health, survey_gpus
@@ -242,4 +243,32 @@ def test_a_driver_that_fails_is_told_apart_from_a_machine_without_gpus(tmp_path,
 
 def test_the_interface_towards_this_machine_is_the_loopback():
     assert interface_of(address_towards("127.0.0.1")) == "lo"
-    assert interface_of("203.0.113.1") is None
+    assert interface_of("203.0.113.1") is None and interface_of("UNKNOWN") is None and interface_of("") is None
+
+
+def test_every_address_leads_to_its_interface():
+    """An interface may have several; the machine's own are as psutil lists them."""
+    for name, addresses in psutil.net_if_addrs().items():
+        for one in addresses:
+            if one.family in (socket.AF_INET, socket.AF_INET6):
+                assert interface_of(one.address.partition("%")[0]) == name.partition(":")[0]
+
+
+def test_a_second_address_of_an_interface_is_found():
+    """In a network of its own, which only root or a user namespace gives."""
+    program = "from cluster.interfaces import interface_of; print(interface_of('10.9.9.2'), interface_of('10.9.9.3'))"
+    add = "ip link set lo up && ip addr add 10.9.9.2/24 dev lo && ip addr add 10.9.9.3/24 dev lo label lo:x"
+    command = [
+        "unshare",
+        "--map-root-user",
+        "--net",
+        "sh",
+        "-c",
+        f'{add} && exec "$0" -c "$1"',
+        sys.executable,
+        program,
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if done.returncode and "ImportError" not in done.stderr:
+        pytest.skip(f"no network of its own: {done.stderr.strip()}")
+    assert done.stdout.split() == ["lo", "lo"], done.stderr

@@ -63,7 +63,7 @@ def test_a_dry_run_prints_the_plan_and_creates_nothing(fake_run):
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["world_size"] == 1
-    assert plan["worker_command"][1:3] == ["-m", "llama_dist.train"]
+    assert plan["worker_command"][1:4] == ["-P", "-m", "llama_dist.train"]
     assert llama_dist("plan", fake_run.run_file, "--json", cwd=fake_run.path).stdout == done.stdout
     assert sorted(fake_run.path.rglob("*")) == before
 

@@ -111,8 +111,9 @@ def test_more_ranks_than_gpus_are_refused(tmp_path):
 
 def test_commands_are_argument_lists_that_start_the_trainer(tmp_path):
     plan = plan_of(run_config(tmp_path), 2)
-    assert plan.worker_command[:3] == (sys.executable, "-m", "llama_dist.train")
+    assert plan.worker_command[:4] == (sys.executable, "-P", "-m", "llama_dist.train")
     (agent,) = plan.agent_commands
+    assert agent[:4] == (sys.executable, "-P", "-m", "torch.distributed.run")
     assert agent[-len(plan.worker_command) :] == plan.worker_command
     assert agent[agent.index("--nproc-per-node") + 1] == "2"
 

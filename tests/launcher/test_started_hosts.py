@@ -56,3 +56,8 @@ def test_lost_nodes_are_reached_by_steps_of_their_own(tmp_path):
     placement = SlurmPlacement(["n1", "n2", "n3"], "python", tmp_path)
     assert [link.hosts for link in placement.links(["n1", "n2", "n3"])] == [("n1", "n2", "n3")]
     assert [link.hosts for link in placement.links(["n2", "n3"])] == [("n2",), ("n3",)]
+
+
+def test_a_node_knows_the_interface_of_its_address_and_none_of_an_address_that_it_does_not_know():
+    assert find_place("node7", ["node7"], {}, "127.0.0.1").interface == "lo"
+    assert find_place("node7.invalid", ["node7.invalid"], {}).interface == ""
