@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster_in_a_box import lab_for_tests
-from fake_run import FakeRun, run_values
+from fake_run import FakeRun, run_values, write_fake_data
 from slurm_run import LONG, SlurmRun, ask_slurm, wait_until
 
 from launcher.lab.faults import kill, mend
@@ -54,8 +54,7 @@ def test_a_run_of_hostile_paths_and_values_runs_over_three_nodes_and_executes_no
     """From the login machine to the last step; the key of the run is in no argument list."""
     before = {node.name: pids_in(node.namespace) for node in lab.nodes}
     directory = tmp_path / HOSTILE
-    (directory / "data").mkdir(parents=True)
-    (directory / "data" / "manifest.json").write_text("{}")
+    write_fake_data(directory)
     run = FakeRun(directory, num_processes=2, environment={"LANG": HOSTILE})
     run.run_file.write_text(yaml.safe_dump(run_values(directory) | {"batch": {"global_batch_sequences": 12}}))
     run.script({"steps": 150})
