@@ -100,7 +100,6 @@ def same_topology(directory: Path, num_rounds: int, world: World) -> dict[str, A
         note("ours save", total)
         with without_fsync():
             note("ours save, not synced", ours.save()[1])
-        note("ours save, synchronous", ours.save_synchronously())
         note("theirs load", timed(theirs.load))
         theirs.relink()
         note("ours load", timed(ours.load))
@@ -138,8 +137,7 @@ class Ours:
     def __init__(self, directory: Path, engine: Engine, world: World) -> None:
         self._directory, self._engine, self._world = directory, engine, world
         self._group = SaveGroup.beside_training(world, 300, is_shared=True)
-        self._writer = self._build_writer(is_asynchronous=True)
-        self._plain_writer = self._build_writer(is_asynchronous=False)
+        self._writer = CheckpointWriter(directory, self._group, lambda *_: [], is_asynchronous=True)
 
     @property
     def staged_bytes(self) -> int:
@@ -175,11 +173,6 @@ class Ours:
         total = time.perf_counter() - started
         return slowest(blocked), slowest(total)
 
-    def save_synchronously(self) -> float:
-        """Collective. Seconds of a save with `checkpoint.asynchronous: false`."""
-        remove(self._directory)
-        return timed(lambda: self._plain_writer.begin(self._engine, self._contents()) or self._plain_writer.wait())
-
     def load(self) -> None:
         """Collective. What a start does: verify, agree, load."""
         found = agree_on_newest_good(self._directory, self._world.rank, self._world.world_size)
@@ -189,9 +182,6 @@ class Ours:
     def _contents(self) -> Contents:
         progress = Progress(1, 0, {}, "benchmark", {"world_size": self._world.world_size}, {})
         return Contents(progress, self._engine.scalars(), b"")
-
-    def _build_writer(self, *, is_asynchronous: bool) -> CheckpointWriter:
-        return CheckpointWriter(self._directory, self._group, lambda *_: [], is_asynchronous=is_asynchronous)
 
 
 class Resumable:

@@ -224,7 +224,7 @@ def test_the_variables_of_a_real_torchrun_are_read(tmp_path):
     program = tmp_path / "worker.py"
     program.write_text("import os; from cluster.scheduler import read_started; print(read_started(os.environ))")
     told = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(program)],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
