@@ -229,7 +229,7 @@ class SupervisionConfig(StrictModel):
     max_attempts: Count | None = None
     """Attempts of one launch, with and without progress; then the run ends. Null sets no limit."""
 
-    first_backoff_seconds: Seconds = 1.0
+    first_backoff_seconds: Seconds = 0.5
     """Wait before the first new attempt; doubles with each further one without progress."""
 
     max_backoff_seconds: Seconds = 300.0
