@@ -17,6 +17,8 @@ from launcher.lab.inside import command_inside, run_inside
 from launcher.lab.node_processes import pids_in
 from launcher.lab.up import running_lab
 
+pytestmark = pytest.mark.cluster
+
 # Answers how many bytes a second came in, from the first to the last.
 _RECEIVER = """
 import socket, time

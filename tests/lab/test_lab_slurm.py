@@ -10,6 +10,8 @@ from lab_observation import left_of, status_of, wait_until
 from launcher.lab.faults import kill, mend
 from launcher.lab.slurm_hosts import slurm_states
 
+pytestmark = pytest.mark.cluster
+
 _JOB = '#!/bin/sh\necho "start ${SLURM_RESTART_COUNT:-0} on $(hostname)"\nsleep 600\n'
 
 

@@ -1,5 +1,7 @@
 """Links to nodes: who may come in, what ends, and that no fault of the thread that looks after them stays unseen."""
 
+import contextlib
+
 import psutil
 import pytest
 from fake_agents import SOON, FakeAgent, fleet_of
@@ -32,7 +34,12 @@ def test_an_agent_comes_anew_once_its_former_link_is_shut_or_silent():
 
 
 def starters():
-    return psutil.Process().children()
+    """Those that run; the process that tests share has other children too."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            found += [child] if child.cmdline() == list(STARTER) else []
+    return found
 
 
 def test_a_program_that_brought_no_agent_is_ended_with_the_try():
