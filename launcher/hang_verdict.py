@@ -27,6 +27,7 @@ _ORDER_IN_STEP = (
     *("finish the save", "copy to the store", "stopped", "done"),
 )
 _MAX_GROUPS_TOLD = 3
+_SKEW_SECONDS = 2.0  # between the ways of two ranks' beats to the supervisor
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Evidence:
             ("ended", lambda: [*self._in_state("Z"), *self._in_state("")]),
             ("disk", lambda: [rank for rank in self._in_state("D") if not self._answered(rank)]),
             ("unseen", lambda: [rank for rank in self._all if rank not in self._beats]),
-            ("late", lambda: () if self._stall.is_whole else self._stall.ranks),
+            ("late", self._late),
             ("silent", self._silent),
             ("outside", self._outside_collectives),
             ("elsewhere", self._elsewhere),
@@ -91,6 +92,12 @@ class _Evidence:
 
     def _answered(self, rank: int) -> bool:
         return rank in self._standings and not self._stacks[rank].startswith(NO_ANSWER)
+
+    def _late(self) -> Collection[int]:
+        """The ranks that stand, where one of the others goes on: ranks that wait for each other stop almost at once."""
+        seconds, ranks = self._stall.seconds, self._stall.ranks
+        going_on = min(seconds[rank] for rank in ranks) - _SKEW_SECONDS
+        return ranks if any(seconds[rank] < going_on for rank in self._all if rank not in ranks) else ()
 
     def _silent(self) -> list[int]:
         """Ranks that gave no stacks while others did."""

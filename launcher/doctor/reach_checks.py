@@ -19,6 +19,7 @@ _KNOWN_CAUSES = (
     (r"no route to host|network is unreachable|timed out", "the machine is down or cut off: look, or leave it out"),
     (r"connection (closed|reset)|banner exchange", "something ends the connection: look at the log of the node's sshd"),
     (r"no module named", "install llama-dist on the node, or name its interpreter by cluster.python"),
+    (r"can't open user config file", "mend cluster.ssh_config: there is no such file"),
     (r"not found|no such file", "name the node's Python interpreter by cluster.python"),
     (r"unable to (create step|allocate)|invalid (job|node)", "take the hosts of the allocation that this runs in"),
 )  # fmt: skip

@@ -73,10 +73,9 @@ class PlacedAttempt:
         return WorkerFailures(statuses, first.first_failed_rank if first else min(lost, default=None), lost, oom_kills)
 
     def is_heard(self) -> bool:
-        """Whether no node is silent that has ranks: one that stays so is lost, which is another verdict than a hang."""
-        states = [self._fleet.state(host) for host in self._hosts if host not in self._lost]
-        running = [state for state in states if state.status is None]
-        return all(time.monotonic() - state.heard_at < _SILENT_SECONDS for state in running)
+        """Whether no node is silent or lost: that is another verdict than a hang of the ranks that wait for its own."""
+        running = [state for host in self._hosts if (state := self._fleet.state(host)).status is None]
+        return not self._lost and all(time.monotonic() - state.heard_at < _SILENT_SECONDS for state in running)
 
     def beats(self) -> Mapping[int, RankBeat]:
         """Return what the agents last told, grown older since."""

@@ -92,6 +92,9 @@ def test_a_pipeline_over_three_hosts_goes_on_over_two_and_over_three_again(lab, 
     ]
     assert stages == [3, 2, 3], output[-3000:]
     assert [len(read_json(run.attempt(number) / "plan.json")["machines"]) for number in (1, 2, 3)] == [3, 2, 3]
+    reasons = [read_json(run.attempt(number) / "exit.json")["reason"] for number in (1, 2)]
+    assert "on node2 was lost" in reasons[0], "and no hang of the ranks that waited for it"
+    assert reasons[1] == "nodes have come back"
     check_against_unbroken(run, write_run("unbroken", **SECTIONS), tmp_path)
 
 

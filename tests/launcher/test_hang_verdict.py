@@ -62,8 +62,10 @@ def beat(step=56, phase="train", state="S", host="node1", micro_batch=0):
     return RankBeat(host, 77, step, phase, micro_batch, 31.0, state)
 
 
-def stall(num_ranks, ranks=None):
-    return Stall(tuple(ranks or range(num_ranks)), ranks is None, dict.fromkeys(range(num_ranks), 31.0))
+def stall(num_ranks, ranks=None, others_seconds=1.0):
+    ranks = tuple(range(num_ranks) if ranks is None else ranks)
+    seconds = {rank: 31.0 if rank in ranks else others_seconds for rank in range(num_ranks)}
+    return Stall(ranks, len(ranks) == num_ranks, seconds)
 
 
 def sentence(beats, stacks, ranks=None, num_ranks=None):
@@ -113,6 +115,14 @@ def test_a_rank_that_was_never_seen_and_one_that_gave_no_answer():
     assert "rank 0 on node1 hangs in phase build for 31 s: it gave no answer (state S)" in sentence(
         [beat(0, "build"), beat(0, "build")], [silent, IN_ALL_REDUCE]
     )
+
+
+def test_a_rank_whose_beat_came_a_moment_earlier_is_not_singled_out():
+    """All wait for each other: the first to come to its limit is late by the way of its beats alone."""
+    beats, stacks = dict(enumerate([beat(), beat()])), dict(enumerate([IN_ALL_REDUCE, READING]))
+    verdict = judge(stall(2, ranks=[0], others_seconds=30.5), beats, stacks)
+    assert (verdict.ranks, verdict.clue) == ((1,), "outside")
+    assert "the others go on" not in verdict.sentence
 
 
 def test_one_rank_that_stands_while_others_go_on():
