@@ -98,6 +98,11 @@ def is_out_of_memory(end: RankEnd) -> bool:
     return end.error in ("OutOfMemoryError", "MemoryError") or bool(_OUT_OF_MEMORY.search(last_line(end.reason)))
 
 
+def is_end_of_agent(end: RankEnd, outcome: Outcome) -> bool:
+    """Whether the rank went down with its agent, which a signal ended: nobody saw how, and it wrote nothing down."""
+    return end.status is None and end.code is None and not end.lost_because and outcome.agent_status < 0
+
+
 def advice_on(cause: Cause) -> str:
     """What a person can do about it; empty where the reason says it."""
     return _ADVICE.get(cause, "")
@@ -121,6 +126,8 @@ def _cause_in_text(end: RankEnd) -> Cause | None:
 
 
 def _cause_of_silent(end: RankEnd, outcome: Outcome) -> Cause:
+    if is_end_of_agent(end, outcome):
+        return Cause.KILLED
     if not end.was_killed:
         return Cause.UNKNOWN
     num_kills = outcome.oom_kills.get(end.host, 0) if end.host else sum(outcome.oom_kills.values())

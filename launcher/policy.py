@@ -4,7 +4,16 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from launcher.causes import Cause, advice_on, blamed, cause_of_attempt, cause_of_end, is_out_of_memory, last_line
+from launcher.causes import (
+    Cause,
+    advice_on,
+    blamed,
+    cause_of_attempt,
+    cause_of_end,
+    is_end_of_agent,
+    is_out_of_memory,
+    last_line,
+)
 from launcher.ends import Outcome, RankEnd
 from llama_dist.config import SupervisionConfig
 from llama_dist.exit_codes import ExitCode
@@ -170,6 +179,8 @@ def _stop_reason(outcome: Outcome) -> str:
 def _cause_text(outcome: Outcome, culprit: RankEnd | None, cause: Cause) -> str:
     if culprit is None:
         return "the agent ended before it started a rank"
+    if is_end_of_agent(culprit, outcome):
+        return f"torchrun was killed by {_signal_name(-outcome.agent_status)}, and its ranks with it"
     text = describe(culprit, with_host=outcome.num_hosts > 1)
     return f"{text}, by the kernel's out-of-memory killer" if cause == Cause.KILLED_FOR_MEMORY else text
 

@@ -65,6 +65,14 @@ def test_one_rank_with_bad_input_or_storage_always_ends_the_run(result, without_
     assert decision.exit_code in (78, 70, 74)
 
 
+def test_ranks_that_went_down_with_a_killed_torchrun_are_told_so():
+    lost = [RankEnd(rank, None, None, "", 7) for rank in range(2)]
+    decision = decide(outcome(*lost, agent=-signal.SIGKILL), Past(), LIMITS)
+    assert isinstance(decision, Retry)
+    assert decision.reason == "torchrun was killed by SIGKILL, and its ranks with it"
+    assert decision.cause == "killed by a signal"
+
+
 def killed_first(result):
     first = [end for end in result.ranks if end.rank == result.first_failed_rank]
     return any(end.recorded_code is None and end.status in (-9, -6, -11) for end in first)
