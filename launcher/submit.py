@@ -13,10 +13,10 @@ from launcher.execute import create_run_directory
 from launcher.launch import Launch
 from launcher.lease import who_holds
 from launcher.plan import node_environment, python_of
-from launcher.records import write_json, write_text
+from launcher.records import write_text
 from launcher.run_lock import live_owner
 from launcher.sbatch_script import Submission, render_sbatch_script
-from launcher.stored_request import request_to_json
+from launcher.stored_request import keep_request
 
 _SUBMIT_SECONDS = 60.0
 _JOB = re.compile(r"^(\d+)")
@@ -52,7 +52,7 @@ def submit(launch: Launch, console: Console) -> int:
     script = render_sbatch_script(launch.cluster, submission)
     create_run_directory(launch.run)
     launch.find_changes()
-    write_json(submission.request_file, request_to_json(launch.request))
+    keep_request(launch, submission.request_file)
     write_text(launch.run.path / "job.sbatch", script)
     answer = _sbatch(program, launch)
     job = _JOB.match(answer.stdout)
