@@ -13,6 +13,7 @@ from launcher.execute import create_run_directory
 from launcher.launch import Launch
 from launcher.lease import who_holds
 from launcher.plan import node_environment, python_of
+from launcher.queued_job import note_job, refuse_second_job
 from launcher.records import write_text
 from launcher.run_lock import live_owner
 from launcher.sbatch_script import Submission, render_sbatch_script
@@ -48,6 +49,7 @@ def submit(launch: Launch, console: Console) -> int:
         raise SubmissionError("sbatch: not found on this machine: launch on a login node of the cluster")
     if owner := live_owner(launch.run):
         raise LiveRunError(who_holds(launch.run, owner))
+    refuse_second_job(launch.run, console)
     submission = submission_of(launch)
     script = render_sbatch_script(launch.cluster, submission)
     create_run_directory(launch.run)
@@ -58,6 +60,7 @@ def submit(launch: Launch, console: Console) -> int:
     job = _JOB.match(answer.stdout)
     if answer.returncode != 0 or job is None:
         raise SubmissionError(f"sbatch refused the job (exit status {answer.returncode}): {answer.stderr.strip()}")
+    note_job(launch.run, job[1])
     console.say(
         f"run `{launch.run.name}`: submitted as Slurm job {job[1]}; output in {launch.run.path}/slurm-{job[1]}.out"
     )

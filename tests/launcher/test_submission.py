@@ -2,14 +2,16 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from fake_slurm import FakeSlurm
 
 from launcher.console import Console
-from launcher.errors import SubmissionError
+from launcher.errors import LiveRunError, SubmissionError
 from launcher.launch import LaunchRequest, check_launch
+from launcher.queued_job import noted_job
 from launcher.stored_request import request_from_json
 from launcher.submit import submit
 from llama_dist.config import ConfigError, RunDirectory
@@ -77,3 +79,62 @@ def test_a_job_that_finds_its_config_damaged_names_the_copy(fake_run, slurm):
     (run.path / "submission.run.yaml").write_text("name: [\n")
     with pytest.raises(ConfigError, match=r"fake/submission\.run\.yaml: not valid YAML"):
         launch_of_job(run)
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING", "REQUEUE_HOLD", "CONFIGURING", "SUSPENDED"])
+def test_a_second_launch_is_refused_while_slurm_has_the_job_of_the_first(fake_run, slurm, state):
+    run = submitted(fake_run)
+    before = {path.name: path.read_bytes() for path in run.path.iterdir()}
+    slurm.queue(state)
+    with pytest.raises(
+        LiveRunError, match=rf"is Slurm job 17 already \({state}\).*llama-dist stop .*scancel 17"
+    ) as told:
+        submitted(fake_run, "train.num_steps=9")
+    assert told.value.exit_code == 78
+    assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("state", ["", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"])
+def test_a_run_whose_job_is_over_can_be_submitted_again(fake_run, slurm, state):
+    submitted(fake_run)
+    if state:
+        slurm.queue(state)
+    slurm.answer("sbatch", "echo 18")
+    run = submitted(fake_run, "train.num_steps=9")
+    assert noted_job(run) == "18" and launch_of_job(run).config.train.num_steps == 9
+
+
+def test_a_launch_waits_for_a_job_that_slurm_clears_away(fake_run, slurm, monkeypatch):
+    monkeypatch.setattr("launcher.queued_job._POLL_SECONDS", 0.01)
+    submitted(fake_run)
+    slurm.queue("COMPLETING")
+    slurm.answer("squeue", f"cat {slurm.path}/queue", f"echo COMPLETED > {slurm.path}/queue")
+    submitted(fake_run)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (["echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"], "Unable to contact"),
+        (["exec sleep 60"], "no answer in 0 s"),
+        (None, "squeue: not found"),
+    ],
+)
+def test_a_launch_that_cannot_ask_for_the_first_job_says_so_and_goes_on(
+    fake_run, slurm, capsys, monkeypatch, lines, told
+):
+    submitted(fake_run)
+    monkeypatch.setattr("launcher.queued_job._ANSWER_SECONDS", 0.3)
+    if lines is None:
+        monkeypatch.setattr("launcher.queued_job.shutil", SimpleNamespace(which=lambda _: None))
+    else:
+        slurm.answer("squeue", *lines)
+    submitted(fake_run)
+    output = capsys.readouterr().out
+    assert "submitted as Slurm job 17 before" in output and told in output
+
+
+@pytest.mark.parametrize("content", ['{"job": "17; touch canary"}', '{"job": 17}', "[", '{"job": "--me"}'])
+def test_a_damaged_note_names_no_job(tmp_path, content):
+    (tmp_path / "slurm_job.json").write_text(content)
+    assert noted_job(RunDirectory(tmp_path)) is None
