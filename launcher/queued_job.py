@@ -15,7 +15,7 @@ from launcher.errors import LiveRunError, SubmissionError
 from launcher.records import read_json, write_json
 from llama_dist.config import RunDirectory
 
-_NAME = "slurm_job.json"
+JOB_NOTE_NAME = "slurm_job.json"
 _ANSWER_SECONDS = 15.0  # a controller that is away keeps squeue for some seconds and several tries
 _ENDING_SECONDS = 30.0  # how long a job is given that Slurm clears away: its nodes end what is left of it
 _POLL_SECONDS = 0.5
@@ -53,12 +53,12 @@ class QueueSilentError(SubmissionError):
 
 def note_job(run: RunDirectory, number: str) -> None:
     """Write down as which job the run was submitted."""
-    write_json(run.path / _NAME, {"job": number, "submitted": time.time()})
+    write_json(run.path / JOB_NOTE_NAME, {"job": number, "submitted": time.time()})
 
 
 def noted_job(run: RunDirectory) -> str | None:
     """Return the number of the job that the run was last submitted as."""
-    number = (read_json(run.path / _NAME) or {}).get("job")
+    number = (read_json(run.path / JOB_NOTE_NAME) or {}).get("job")
     return number if isinstance(number, str) and _NUMBER.fullmatch(number) else None
 
 
