@@ -2,6 +2,8 @@
 
 import json
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -132,6 +134,21 @@ def test_a_launch_that_cannot_ask_for_the_first_job_says_so_and_goes_on(
     submitted(fake_run)
     output = capsys.readouterr().out
     assert "submitted as Slurm job 17 before" in output and told in output
+
+
+def test_of_two_launches_at_once_one_submits(fake_run, slurm):
+    slurm.answer("sbatch", f"touch {slurm.path}/begun; until [ -e {slurm.path}/go ]; do sleep 0.02; done; echo 17")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(submitted, fake_run)
+        try:
+            while not (slurm.path / "begun").exists():
+                assert not first.done()
+                time.sleep(0.01)
+            with pytest.raises(LiveRunError, match="is being submitted by another launch just now"):
+                submitted(fake_run)
+        finally:
+            (slurm.path / "go").touch()
+        assert noted_job(first.result(30)) == "17"
 
 
 @pytest.mark.parametrize("content", ['{"job": "17; touch canary"}', '{"job": 17}', "[", '{"job": "--me"}'])
