@@ -8,6 +8,7 @@ from pathlib import Path
 from launcher.agent_log import read_tail
 from launcher.errors import RunDirectoryError
 from launcher.plan import log_directory
+from launcher.queued_state import QUEUED
 from launcher.records import TERMINAL_STATES
 from launcher.status import RunStatus, read_status
 from llama_dist.checkpoint.manifest import step_directory
@@ -36,7 +37,7 @@ def save_now(run: RunDirectory, timeout_seconds: float) -> Path:
 
 def _live_status(run: RunDirectory) -> RunStatus:
     status = read_status(run)
-    if status.state in (*TERMINAL_STATES, "lost", "new"):
+    if status.state in (*TERMINAL_STATES, "lost", "new", QUEUED):
         newest = status.newest_checkpoint_step
         kept = "no checkpoint yet" if newest is None else f"newest checkpoint: step {newest}"
         raise ConfigError(f"run `{run.name}` is not live ({status.state}), so it cannot save; {kept}")

@@ -1,4 +1,4 @@
-"""What a run is doing, from the files of its directory alone. Changes nothing, asks no process."""
+"""What a run is doing, from the files of its directory; Slurm is asked for a job that may wait. Changes nothing."""
 
 import json
 import socket
@@ -11,6 +11,7 @@ from launcher.agent_log import read_tail
 from launcher.attempt_files import attempt_numbers
 from launcher.lease import is_live
 from launcher.lease_record import read_lease
+from launcher.queued_state import QUEUED, state_in_queue
 from launcher.records import (
     TERMINAL_STATES,
     SupervisorRecord,
@@ -41,7 +42,10 @@ class RankStatus:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run at this moment. `state` is the supervisor's, `lost` where that is gone, `new` before the first attempt."""
+    """A run at this moment. `state` is the supervisor's, `lost` where that is gone, `new` before the first attempt.
+
+    `queued` is one that waits as a Slurm job, before its first attempt or between two.
+    """
 
     run: str
     run_directory: str
@@ -69,15 +73,15 @@ def read_status(run: RunDirectory) -> RunStatus:
     supervisor = read_supervisor(run.supervisor)
     numbers = attempt_numbers(run)
     attempt = numbers[-1] if numbers else 0
-    state, reason = _state(run, supervisor)
-    is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost")
+    state, reason = state_in_queue(run, *_state(run, supervisor))
+    is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost", QUEUED)
     past = tuple(_past_attempt(run, number) for number in numbers)
     return RunStatus(
         run=run.name,
         run_directory=str(run.path),
         state=state,
         reason=reason,
-        exit_code=supervisor.exit_code if supervisor else None,
+        exit_code=supervisor.exit_code if supervisor and state != QUEUED else None,
         supervisor_pid=supervisor.pid if supervisor and is_live_now else None,
         supervisor_host=supervisor.host if supervisor and is_live_now else None,
         attempt=attempt,

@@ -9,6 +9,7 @@ from launcher.console import Console
 from launcher.errors import LiveRunError, RunDirectoryError
 from launcher.lease import is_live
 from launcher.lease_record import LeaseRecord, read_lease
+from launcher.queued_state import cancel_queued, hold_back_job
 from launcher.records import SupervisorRecord, process_is_alive, read_supervisor
 from launcher.run_lock import live_owner, live_supervisor_pid
 from launcher.status import read_status
@@ -20,9 +21,10 @@ _SUPERVISOR_SECONDS = 100.0  # beyond the ranks' grace: 30 s of the agent's own,
 
 
 def stop_run(run: RunDirectory, console: Console, *, now: bool = False) -> None:
-    """Stop the run if it is live; with `now`, without a save. Returns when its supervisor has ended.
+    """Stop the run if it is live; with `now`, without a save. Returns when its supervisor has ended, and its Slurm job.
 
-    Raises LiveRunError where a supervisor on another host does not end, RunDirectoryError where it cannot be asked.
+    The job of a run that waits as one is cancelled. Raises LiveRunError where a supervisor on another host does not
+    end, RunDirectoryError where it cannot be asked, SubmissionError where Slurm cancels no job or does not answer.
     """
     record, pid = read_supervisor(run.supervisor), live_supervisor_pid(run)
     grace = 0.0 if now else _grace_seconds(run)
@@ -31,8 +33,11 @@ def stop_run(run: RunDirectory, console: Console, *, now: bool = False) -> None:
     elif owner := _owner_elsewhere(run):
         _stop_elsewhere(run, owner, grace, console, now=now)
     else:
-        console.say(f"run `{run.name}` is not live ({read_status(run).state}): nothing to stop")
+        state = read_status(run).state
+        if not cancel_queued(run, state, console):
+            console.say(f"run `{run.name}` is not live ({state}): nothing to stop")
         return
+    hold_back_job(run, console)
     ended = read_status(run)
     console.say(f"run `{run.name}`: {ended.state}: {ended.reason}")
 

@@ -1,9 +1,12 @@
 """A launch from a login node of Slurm: writes the request and the job's script, and submits it. Waits for nothing."""
 
+import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from cluster.environment import as_mapping
@@ -13,10 +16,12 @@ from launcher.execute import create_run_directory
 from launcher.launch import Launch
 from launcher.lease import who_holds
 from launcher.plan import node_environment, python_of
-from launcher.records import write_json, write_text
+from launcher.queued_job import note_job, refuse_second_job
+from launcher.records import write_text
 from launcher.run_lock import live_owner
 from launcher.sbatch_script import Submission, render_sbatch_script
-from launcher.stored_request import request_to_json
+from launcher.stored_request import keep_request
+from llama_dist.config import RunDirectory
 
 _SUBMIT_SECONDS = 60.0
 _JOB = re.compile(r"^(\d+)")
@@ -51,18 +56,47 @@ def submit(launch: Launch, console: Console) -> int:
     submission = submission_of(launch)
     script = render_sbatch_script(launch.cluster, submission)
     create_run_directory(launch.run)
+    with _one_at_a_time(launch.run):
+        refuse_second_job(launch.run, console)
+        number = _submit(program, launch, submission, script)
+    console.say(
+        f"run `{launch.run.name}`: submitted as Slurm job {number}; output in {launch.run.path}/slurm-{number}.out"
+    )
+    console.say(f"see it with `llama-dist status {launch.run.path}`")
+    return 0
+
+
+@contextlib.contextmanager
+def _one_at_a_time(run: RunDirectory) -> Iterator[None]:
+    """Keep a second launch from submitting between this one's question to Slurm and its note of the job.
+
+    Not the lock of the live run, which the job may want at once. A file system without locks keeps nobody out.
+    """
+    descriptor = os.open(run.path / "submission.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LiveRunError(f"run `{run.name}` is being submitted by another launch just now") from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _submit(program: str, launch: Launch, submission: Submission, script: str) -> str:
+    """Write what the job needs, submit it and note its number. Raises ReportedError."""
     launch.find_changes()
-    write_json(submission.request_file, request_to_json(launch.request))
+    keep_request(launch, submission.request_file)
     write_text(launch.run.path / "job.sbatch", script)
     answer = _sbatch(program, launch)
     job = _JOB.match(answer.stdout)
     if answer.returncode != 0 or job is None:
         raise SubmissionError(f"sbatch refused the job (exit status {answer.returncode}): {answer.stderr.strip()}")
-    console.say(
-        f"run `{launch.run.name}`: submitted as Slurm job {job[1]}; output in {launch.run.path}/slurm-{job[1]}.out"
-    )
-    console.say(f"see it with `llama-dist status {launch.run.path}`")
-    return 0
+    note_job(launch.run, job[1])
+    return job[1]
 
 
 def _sbatch(program: str, launch: Launch) -> subprocess.CompletedProcess[str]:

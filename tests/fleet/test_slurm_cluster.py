@@ -11,9 +11,14 @@ from cluster_in_a_box import lab_for_tests
 from fake_run import FakeRun, run_values, write_fake_data
 from slurm_run import LONG, SlurmRun, ask_slurm, wait_until
 
+from launcher.console import Console
 from launcher.lab.faults import kill, mend
 from launcher.lab.node_processes import pids_in
+from launcher.run_lookup import find_run
+from launcher.status import read_status
+from launcher.stop import stop_run
 from launcher.stop_request import request_stop
+from llama_dist.config import RunDirectory
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -95,6 +100,45 @@ def test_a_signal_from_outside_saves_and_stops_and_the_next_launch_goes_on(slurm
     assert slurm_run.end_of(job) == ("FAILED", "143:0")
     assert all(slurm_run.reason(number).startswith("asked to stop") for number in (1, 2, 3))
     assert slurm_run.end_of(slurm_run.submit()) == ("COMPLETED", "0:0")
+
+
+def test_a_queued_run_is_told_stopped_and_launched_as_it_was_submitted(slurm_run, monkeypatch, capsys):
+    """Behind a job that has all nodes: the run file is edited while two jobs of the run wait, one after the other."""
+    run, lab = slurm_run.run, slurm_run.lab
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    run.script({"steps": 0})
+    blocker = start_urgent_job(lab, 600)
+    cancelled = slurm_run.submit()
+    code, refused = run.launch(*slurm_run.overrides, "train.num_steps=9", timeout=LONG)
+    assert code == 78 and f"is Slurm job {cancelled} already (PENDING)" in refused
+    directory = find_run(str(run.run_directory), Path())
+    assert read_status(directory).reason == f"queued as Slurm job {cancelled}"
+    stop_run(directory, Console())
+    assert f"cancelled its Slurm job {cancelled}, which was PENDING" in capsys.readouterr().out
+    assert slurm_run.end_of(cancelled)[0] == "CANCELLED"
+    job = slurm_run.submit("train.num_steps=7")
+    run.run_file.write_text("name: another\n")
+    slurm_run.ask("scancel", blocker)
+    assert slurm_run.end_of(job) == ("COMPLETED", "0:0")
+    assert yaml.safe_load((run.run_directory / "run.yaml").read_text())["train"]["num_steps"] == 7
+    assert read_status(directory).state == "done"
+
+
+def test_a_stop_while_the_job_is_queued_again_ends_it(slurm_run, monkeypatch, capsys):
+    run, lab = slurm_run.run, slurm_run.lab
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    run.script(ENDLESS, ENDLESS)
+    job = slurm_run.submit()
+    slurm_run.beats(1)
+    start_urgent_job(lab, 600)
+    directory = RunDirectory(run.run_directory)
+    wait_until(lambda: read_status(directory).state == "queued", what="it was not queued again")
+    assert f"queued again as Slurm job {job}" in read_status(directory).reason
+    stop_run(directory, Console())
+    assert f"cancelled its Slurm job {job}" in capsys.readouterr().out
+    assert slurm_run.end_of(job)[0] == "CANCELLED"
 
 
 def test_a_cancelled_job_stays_cancelled_and_leaves_nothing(slurm_run):
