@@ -19,6 +19,7 @@ from launcher.records import (
     read_json,
     read_supervisor,
 )
+from launcher.torchrun_attempt import read_torchrun_attempt
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory
 
@@ -69,7 +70,9 @@ def read_status(run: RunDirectory) -> RunStatus:
     supervisor = read_supervisor(run.supervisor)
     numbers = attempt_numbers(run)
     attempt = numbers[-1] if numbers else 0
-    state, reason = _state(run, supervisor)
+    torchrun = read_torchrun_attempt(run, supervisor)
+    supervisor = None if torchrun else supervisor
+    state, reason = (torchrun.state, torchrun.reason) if torchrun else _state(run, supervisor)
     is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost")
     past = tuple(_past_attempt(run, number) for number in numbers)
     return RunStatus(
@@ -77,7 +80,7 @@ def read_status(run: RunDirectory) -> RunStatus:
         run_directory=str(run.path),
         state=state,
         reason=reason,
-        exit_code=supervisor.exit_code if supervisor else None,
+        exit_code=torchrun.exit_code if torchrun else supervisor.exit_code if supervisor else None,
         supervisor_pid=supervisor.pid if supervisor and is_live_now else None,
         supervisor_host=supervisor.host if supervisor and is_live_now else None,
         attempt=attempt,
