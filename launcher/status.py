@@ -19,7 +19,7 @@ from launcher.records import (
     read_json,
     read_supervisor,
 )
-from launcher.torchrun_attempt import read_torchrun_attempt
+from launcher.torchrun_attempt import end_under_torchrun, read_torchrun_attempt
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory
 
@@ -52,7 +52,9 @@ class RunStatus:
     supervisor_pid: int | None
     supervisor_host: str | None
     attempt: int
-    num_restarts: int
+    num_earlier_attempts: int
+    """By restarts and by launches alike."""
+
     cause: str | None
     """What ended the newest attempt that failed."""
 
@@ -74,7 +76,8 @@ def read_status(run: RunDirectory) -> RunStatus:
     supervisor = None if torchrun else supervisor
     state, reason = (torchrun.state, torchrun.reason) if torchrun else _state(run, supervisor)
     is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost")
-    past = tuple(_past_attempt(run, number) for number in numbers)
+    is_over = state in (*TERMINAL_STATES, "lost")
+    past = tuple(_past_attempt(run, number, may_live=number == attempt and not is_over) for number in numbers)
     return RunStatus(
         run=run.name,
         run_directory=str(run.path),
@@ -84,7 +87,7 @@ def read_status(run: RunDirectory) -> RunStatus:
         supervisor_pid=supervisor.pid if supervisor and is_live_now else None,
         supervisor_host=supervisor.host if supervisor and is_live_now else None,
         attempt=attempt,
-        num_restarts=max(0, len(numbers) - 1),
+        num_earlier_attempts=max(0, len(numbers) - 1),
         cause=next((each["cause"] for each in reversed(past) if each.get("cause")), None),
         newest_checkpoint_step=max(list_steps(run.checkpoints), default=None),
         ranks=_ranks(run, attempt),
@@ -138,5 +141,10 @@ def _ranks(run: RunDirectory, attempt: int) -> tuple[RankStatus, ...]:
     )
 
 
-def _past_attempt(run: RunDirectory, number: int) -> dict[str, Any]:
-    return {"attempt": number, **(read_json(run.attempt(number) / "exit.json") or {})}
+def _past_attempt(run: RunDirectory, number: int, *, may_live: bool) -> dict[str, Any]:
+    """How it ended: by its supervisor, by its ranks under torchrun, or untold. Without a reason while it may live."""
+    values = read_json(run.attempt_end(number))
+    if values is None and not may_live:
+        told = end_under_torchrun(run, number)
+        values = told or {"exit_code": None, "reason": "no end was recorded: its supervisor was lost"}
+    return {"attempt": number, **(values or {})}

@@ -63,6 +63,14 @@ def read_torchrun_attempt(run: RunDirectory, supervisor: SupervisorRecord | None
     return TorchrunAttempt(number, state, f"started by torchrun: {reason}", code, (), ())
 
 
+def end_under_torchrun(run: RunDirectory, number: int) -> dict[str, object] | None:
+    """How an attempt that is over ended by what its ranks said; None where torchrun did not begin it."""
+    if read_json(run.attempt(number) / TOKEN_NAME) is None:
+        return None
+    _, reason, code = _end(read_exit_records(run.attempt(number) / "exits"), _world_size(run, number))
+    return {"exit_code": code, "reason": f"started by torchrun: {reason}"}
+
+
 def _may_live_elsewhere(beat: Heartbeat, here: str) -> bool:
     return beat.host != here and abs(time.time() - beat.time) < _SILENT_SECONDS
 
