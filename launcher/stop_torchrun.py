@@ -38,6 +38,7 @@ def stop_under_torchrun(
             "stop` or a signal to torchrun"
         )
     agents = {agent for process in attempt.processes_here if (agent := _torchrun_of(process))}
+    would_restart = any(map(_has_restarts_left, attempt.processes_here))
     _signal(attempt.processes_here)
     if now:
         time.sleep(ECHO_SECONDS + _POLL_SECONDS)
@@ -49,8 +50,8 @@ def stop_under_torchrun(
         if time.monotonic() > deadline:
             raise _goes_on(run, attempt)
         time.sleep(_POLL_SECONDS)
-    # One that ends by itself does so at once; with --max-restarts it would start the ranks again, and is ended too.
-    if not _wait_for_end(agents, time.monotonic() + _TORCHRUN_ENDS_SECONDS):
+    # By itself torchrun ends at once; one with restarts left is starting the ranks again by now, and is ended first.
+    if would_restart or not _wait_for_end(agents, time.monotonic() + _TORCHRUN_ENDS_SECONDS):
         _signal(agents)  # once: a second signal would break off how it ends its ranks
         if not _wait_for_end(agents, deadline):
             raise _goes_on(run, attempt)
@@ -83,6 +84,14 @@ def _torchrun_of(process: Process) -> Process | None:
         if parent and any("torchrun" in word or "torch.distributed" in word for word in parent.cmdline()):
             return parent.pid, parent.create_time()
     return None
+
+
+def _has_restarts_left(process: Process) -> bool:
+    """Whether torchrun would start the rank again, by the variables that it gave it."""
+    with contextlib.suppress(psutil.Error, ValueError):
+        told = psutil.Process(process[0]).environ()
+        return int(told.get("TORCHELASTIC_RESTART_COUNT", 0)) < int(told.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    return False
 
 
 def _signal(processes: Iterable[Process]) -> None:
