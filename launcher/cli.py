@@ -72,7 +72,7 @@ def launch(
     """Start a run, or continue it from its newest checkpoint; restart it by itself when it crashes.
 
     Ctrl-C lets the ranks save and end. Exit codes: 0 done, 70 bug, 74 storage, 75 gave up retrying, 78 bad input,
-    143 stopped.
+    143 stopped; 130 for Ctrl-C before the run began.
 
     Example: llama-dist launch configs/run/tiny.yaml --set train.num_steps=200 --detach
     """

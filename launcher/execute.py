@@ -26,7 +26,7 @@ from launcher.run_lock import lock_run
 from launcher.shipper import Shipper
 from launcher.stop_request import stop_on_signals
 from launcher.supervise import Supervised, Supervisor
-from launcher.unbegun import nothing_left_if_refused
+from launcher.unbegun import interruption_told, nothing_left_if_refused
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import ConfigError, ReportedError, RunDirectory, dump_config, set_aside_path
 from llama_dist.config.run_life import begin_life, read_saved
@@ -41,15 +41,16 @@ def execute(launch: Launch, console: Console) -> int:
 
 def _execute_on(backend: Backend, launch: Launch, console: Console) -> int:
     run = launch.run
-    is_new = check_new(launch, backend)
-    create_run_directory(run)
-    try:
-        check_before_launch(launch, console)
-    except ConfigError:
-        if is_new:
-            with contextlib.suppress(OSError):  # where another launch has begun the run meanwhile
-                run.path.rmdir()
-        raise
+    with interruption_told(console):
+        is_new = check_new(launch, backend)
+        create_run_directory(run)
+        try:
+            check_before_launch(launch, console)
+        except (ConfigError, KeyboardInterrupt):
+            if is_new:
+                with contextlib.suppress(OSError):  # where another launch has begun the run meanwhile
+                    run.path.rmdir()
+            raise
     with stop_on_signals(run.stop_request, backend.take_signals) as stop:
         with hold_run(launch, backend, console, is_new=is_new) as lease:
             stop.discard()

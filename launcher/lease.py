@@ -111,6 +111,12 @@ class Lease:
                 return
 
     def _lose_to_newer(self) -> None:
+        if newest_number(self._run) < self._number:
+            self._lose(
+                f"run `{self._run.name}`: its lease is gone from {self._run.leases}: was the run directory deleted, or "
+                "replaced by an older copy? Its ranks are ended and nothing more is written"
+            )
+            return
         owner = read_lease(self._run)
         who = f"supervisor {owner.owner}" if owner else "another supervisor"
         self._lose(

@@ -1,11 +1,14 @@
 """A process that torchrun has started becomes a rank of the run. Rank 0 writes the attempt down first."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
+
+import psutil
 
 from cluster.environment import as_mapping
 from launcher.attempt_files import attempt_numbers, next_attempt, write_attempt
@@ -19,9 +22,9 @@ from launcher.plan import Plan, log_directory, node_environment
 from launcher.preflight import check_before_launch
 from launcher.records import read_json, write_json
 from launcher.run_lock import hold_lock_forever
+from launcher.torchrun_attempt import TOKEN_NAME
 from llama_dist.config import ConfigError
 
-_TOKEN_NAME = "torchrun.json"  # noqa: S105 - the name of a file; it holds no secret
 _WAIT_SECONDS = 300.0
 _POLL_SECONDS = 0.2
 _LOOKED_AT = 3  # the newest attempts: other ranks may come late
@@ -83,7 +86,9 @@ def _begin_attempt(launch: Launch, machines: Machines, token: str, console: Cons
         note_checkpoints(run)
         plan = launch.plan_attempt(next_attempt(run), machines, launch.config)
         write_attempt(run, launch.config, plan, changes)
-        write_json(run.attempt(plan.attempt) / _TOKEN_NAME, {"token": token})
+        process = psutil.Process()  # that of rank 0: it stays the same as another program
+        begun = {"token": token, "host": socket.gethostname(), "pid": process.pid, "create_time": process.create_time()}
+        write_json(run.attempt(plan.attempt) / TOKEN_NAME, begun)
     return plan
 
 
@@ -92,7 +97,7 @@ def _wait_for_attempt(launch: Launch, token: str, rank: int) -> int:
     while time.monotonic() < deadline:
         for number in reversed(attempt_numbers(launch.run)[-_LOOKED_AT:]):
             directory = launch.run.attempt(number)
-            if (read_json(directory / _TOKEN_NAME) or {}).get("token") == token and _claim(directory, rank):
+            if (read_json(directory / TOKEN_NAME) or {}).get("token") == token and _claim(directory, rank):
                 return number
         time.sleep(_POLL_SECONDS)
     raise RunDirectoryError(

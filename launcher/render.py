@@ -48,7 +48,7 @@ def render_status(status: RunStatus) -> str:
     lines = [
         f"run         {status.run}, in {status.run_directory}",
         f"state       {status.state}{code}" + (f": {status.reason}" if status.reason else ""),
-        f"attempt     {status.attempt} ({status.num_restarts} restart(s))",
+        f"attempt     {status.attempt} ({status.num_earlier_attempts} before it)",
         f"checkpoint  {newest}",
     ]
     if status.supervisor_pid is not None:
@@ -65,7 +65,9 @@ def render_status(status: RunStatus) -> str:
     for past in status.past_attempts:
         if "reason" in past:
             cause = f" ({past['cause']})" if past.get("cause") else ""
-            lines.append(f"attempt {past['attempt']:<3} ended with {past.get('exit_code')}{cause}: {past['reason']}")
+            past_code = past.get("exit_code")
+            ended = "" if past_code is None else f"ended with {past_code}{cause}: "
+            lines.append(f"attempt {past['attempt']:<3} {ended}{past['reason']}")
     return "\n".join(lines)
 
 

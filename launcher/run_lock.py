@@ -12,6 +12,7 @@ from launcher.errors import LiveRunError, RunDirectoryError
 from launcher.lease import Lease, acquire_lease, is_live, wait_for_owner, who_holds
 from launcher.lease_record import LeaseRecord, read_lease
 from launcher.records import TERMINAL_STATES, process_is_alive, read_heartbeats, read_supervisor
+from launcher.torchrun_attempt import read_torchrun_attempt
 from llama_dist.config import RunDirectory
 
 _RANKS_END_SECONDS = 10.0  # the kernel ends the ranks of a killed supervisor at once; a disk write may hold one up
@@ -49,7 +50,7 @@ def hold_lock_forever(run: RunDirectory, lease_seconds: float, tell: Callable[[s
         _take(descriptor, run)
         wait_for_owner(run, lease_seconds, tell)
         if not _lock(descriptor, run):
-            raise _being_launched(run)
+            raise _held_here(run)
         _wait_for_old_ranks(run)
     except BaseException:
         os.close(descriptor)
@@ -77,7 +78,7 @@ def _take(descriptor: int, run: RunDirectory) -> None:
         return
     owner = read_lease(run)
     if owner is None or owner.is_released or owner.owner_is_gone():
-        raise _being_launched(run)
+        raise _held_here(run)
     if owner.host == socket.gethostname():
         raise LiveRunError(who_holds(run, owner))
 
@@ -95,7 +96,14 @@ def _lock(descriptor: int, run: RunDirectory) -> bool:
     return True
 
 
-def _being_launched(run: RunDirectory) -> LiveRunError:
+def _held_here(run: RunDirectory) -> LiveRunError:
+    """Who has the lock without a lease: torchrun's rank 0, or a launch that has not come as far."""
+    torchrun = read_torchrun_attempt(run, read_supervisor(run.supervisor))
+    if torchrun and torchrun.state == "running":
+        return LiveRunError(
+            f"run `{run.name}` is live (attempt {torchrun.number}, {torchrun.reason}): see it with "
+            f"`llama-dist status {run.path}`, end it with `llama-dist stop {run.path}`"
+        )
     return LiveRunError(
         f"run `{run.name}` is being launched by another process just now: see `llama-dist status {run.path}`"
     )

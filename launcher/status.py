@@ -20,6 +20,7 @@ from launcher.records import (
     read_json,
     read_supervisor,
 )
+from launcher.torchrun_attempt import end_under_torchrun, read_torchrun_attempt
 from llama_dist.checkpoint.manifest import list_steps
 from llama_dist.config import RunDirectory
 
@@ -55,7 +56,9 @@ class RunStatus:
     supervisor_pid: int | None
     supervisor_host: str | None
     attempt: int
-    num_restarts: int
+    num_earlier_attempts: int
+    """By restarts and by launches alike."""
+
     cause: str | None
     """What ended the newest attempt that failed."""
 
@@ -73,19 +76,24 @@ def read_status(run: RunDirectory) -> RunStatus:
     supervisor = read_supervisor(run.supervisor)
     numbers = attempt_numbers(run)
     attempt = numbers[-1] if numbers else 0
-    state, reason = state_in_queue(run, *_state(run, supervisor))
-    is_live_now = supervisor is not None and state not in (*TERMINAL_STATES, "lost", QUEUED)
-    past = tuple(_past_attempt(run, number) for number in numbers)
+    torchrun = read_torchrun_attempt(run, supervisor)
+    supervisor = None if torchrun else supervisor
+    end = torchrun or supervisor
+    told = (torchrun.state, torchrun.reason) if torchrun else _state(run, supervisor)
+    state, reason = state_in_queue(run, *told)
+    is_over = state in (*TERMINAL_STATES, "lost", QUEUED)
+    is_live_now = supervisor is not None and not is_over
+    past = tuple(_past_attempt(run, number, may_live=number == attempt and not is_over) for number in numbers)
     return RunStatus(
         run=run.name,
         run_directory=str(run.path),
         state=state,
         reason=reason,
-        exit_code=supervisor.exit_code if supervisor and state != QUEUED else None,
+        exit_code=end.exit_code if end and state != QUEUED else None,
         supervisor_pid=supervisor.pid if supervisor and is_live_now else None,
         supervisor_host=supervisor.host if supervisor and is_live_now else None,
         attempt=attempt,
-        num_restarts=max(0, len(numbers) - 1),
+        num_earlier_attempts=max(0, len(numbers) - 1),
         cause=next((each["cause"] for each in reversed(past) if each.get("cause")), None),
         newest_checkpoint_step=max(list_steps(run.checkpoints), default=None),
         ranks=_ranks(run, attempt),
@@ -139,5 +147,10 @@ def _ranks(run: RunDirectory, attempt: int) -> tuple[RankStatus, ...]:
     )
 
 
-def _past_attempt(run: RunDirectory, number: int) -> dict[str, Any]:
-    return {"attempt": number, **(read_json(run.attempt(number) / "exit.json") or {})}
+def _past_attempt(run: RunDirectory, number: int, *, may_live: bool) -> dict[str, Any]:
+    """How it ended: by its supervisor, by its ranks under torchrun, or untold. Without a reason while it may live."""
+    values = read_json(run.attempt_end(number))
+    if values is None and not may_live:
+        told = end_under_torchrun(run, number)
+        values = told or {"exit_code": None, "reason": "no end was recorded: its supervisor was lost"}
+    return {"attempt": number, **(values or {})}

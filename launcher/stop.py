@@ -14,9 +14,11 @@ from launcher.records import SupervisorRecord, process_is_alive, read_supervisor
 from launcher.run_lock import live_owner, live_supervisor_pid
 from launcher.status import read_status
 from launcher.stop_request import ECHO_SECONDS, request_stop
+from launcher.stop_torchrun import stop_under_torchrun
 from llama_dist.config import RunDirectory, load_run_config
 
 _POLL_SECONDS = 0.1
+_TORCHRUN_SECONDS = 30.0  # beyond the ranks' grace, for torchrun to see that they have ended
 _SUPERVISOR_SECONDS = 100.0  # beyond the ranks' grace: 30 s of the agent's own, 60 s of the shipper's last flush
 
 
@@ -30,6 +32,8 @@ def stop_run(run: RunDirectory, console: Console, *, now: bool = False) -> None:
     grace = 0.0 if now else _grace_seconds(run)
     if record is not None and pid is not None:
         _stop_here(run, record, grace, console, now=now)
+    elif stop_under_torchrun(run, record, grace + _TORCHRUN_SECONDS, console, now=now):
+        pass
     elif owner := _owner_elsewhere(run):
         _stop_elsewhere(run, owner, grace, console, now=now)
     else:

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from launcher.console import Console
 from llama_dist.config import ConfigError, RunDirectory
 
 
@@ -18,6 +19,16 @@ def nothing_left_if_refused(run: RunDirectory, *, is_new: bool) -> Iterator[None
     except ConfigError:
         if is_new:
             _remove(run)
+        raise
+
+
+@contextlib.contextmanager
+def interruption_told(console: Console) -> Iterator[None]:
+    """Say that Ctrl-C inside the block found no run yet: the process then ends with 130, not as a stopped run does."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.say("interrupted before the run began")
         raise
 
 

@@ -49,6 +49,9 @@ class Listener:
         self._nodes = run.nodes
         run.nodes.mkdir(mode=0o700, parents=True, exist_ok=True)
         host, port = self._server.getsockname()[:2]
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        """Where agents look for it."""
+
         address = {"address": host, "port": port, "time": time.time(), "door": secrets.token_hex(16)}
         self._files = {} if told else {run.nodes / KEY_NAME: self._key.hex()}
         self._files[run.nodes / ADDRESS_NAME] = json.dumps(address)

@@ -1,6 +1,7 @@
 """Starts attempts on the nodes of a placement, whatever reaches them. Chooses which nodes, and refuses too few."""
 
 import contextlib
+import socket
 import time
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +45,9 @@ class PlacedBackend:
         if len(present) < self._needs.fewest:
             raise ConfigError(
                 f"{len(present)} of {len(self._fleet.hosts)} node(s) can be used, the run needs "
-                f"{self._needs.fewest}:\n  " + "\n  ".join(f"{host}: {why}" for host, why in self._absent().items())
+                f"{self._needs.fewest}:\n  "
+                + "\n  ".join(f"{host}: {why}" for host, why in self._absent().items())
+                + self._way_in()
             )
         if self._cluster.rendezvous_port is not None:
             self._port_of(present[0])
@@ -60,7 +63,9 @@ class PlacedBackend:
         absent = {**self._absent(), **set_aside}
         if len(chosen) < self._needs.fewest:
             told = "".join(f"\n  {host}: {why}" for host, why in absent.items())
-            raise TooFewNodesError(f"{len(chosen)} node(s) can be used, the run needs {self._needs.fewest}:{told}")
+            raise TooFewNodesError(
+                f"{len(chosen)} node(s) can be used, the run needs {self._needs.fewest}:{told}{self._way_in()}"
+            )
         facts = tuple(state.facts for host in chosen if (state := self._fleet.state(host)).facts)
         machines = Machines(facts, absent, self._port_of(chosen[0]))
         self._in_use, self._is_checked = chosen, True
@@ -102,6 +107,18 @@ class PlacedBackend:
         states = [self._fleet.state(host) for host in self._fleet.hosts]
         absent = {state.host: state.reason for state in states if state.stage == "absent"}
         return absent | {state.host: "does not answer yet" for state in states if state.stage == "reaching"}
+
+    def _way_in(self) -> str:
+        """Where agents look for this supervisor, if none came but those of this very host: they may not get there."""
+        here = socket.gethostname().partition(".")[0]
+        others = [host for host in self._fleet.hosts if host.partition(".")[0] not in (here, "localhost")]
+        states = [self._fleet.state(host) for host in others]
+        if self._listener is None or not states or any(state.facts or state.lost_because for state in states):
+            return ""
+        return (
+            f"\n  agents look for this supervisor at {self._listener.address}: if the nodes cannot reach that, set "
+            "MASTER_ADDR to a name or address of the first node, by which this machine finds the way to them"
+        )
 
     def _listen(self) -> None:
         """Open the door for agents that come by themselves. They look for it in the run directory."""

@@ -35,7 +35,7 @@ def parse_faults(text: str | None) -> tuple[Fault, ...]:
     unknown = [name for name in names if name not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
-        nearest = f", did you mean {close[0]}?" if close else ""
+        nearest = f", did you mean {close[0]}?" if close else "."
         raise ConfigError(f"--faults {unknown[0]}: there is no such fault{nearest} Known: {', '.join(known)}")
     if not names:
         raise ConfigError(f"--faults {text!r}: names none; use one or more of {', '.join(known)}")

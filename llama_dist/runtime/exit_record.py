@@ -9,6 +9,7 @@ from pathlib import Path
 def write_exit_record(path: Path, *, rank: int, exit_code: int, reason: str, step: int, error: str = "") -> None:
     """Write the note whole or not at all; absent, the supervisor takes the rank for killed.
 
+    Raises OSError, also where the directory of the attempt is gone.
     `error` is the name of the class of the error that ended it, from which the launcher tells the cause.
     """
     values = {
@@ -20,7 +21,7 @@ def write_exit_record(path: Path, *, rank: int, exit_code: int, reason: str, ste
         "host": socket.gethostname(),
         "time": time.time(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(exist_ok=True, mode=0o700)  # no parents: a run directory that was deleted stays so
     beside = path.with_suffix(".new")
     beside.write_text(json.dumps(values), encoding="utf-8")
     beside.replace(path)

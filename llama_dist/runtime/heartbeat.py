@@ -41,7 +41,7 @@ class Heartbeat:
         values = {**self._identity, **progress}
         beside = self._path.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._path.parent.mkdir(exist_ok=True, mode=0o700)  # no parents: a deleted run directory stays so
             beside.write_text(json.dumps(values), encoding="utf-8")
             beside.replace(self._path)
         except OSError:

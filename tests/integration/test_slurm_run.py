@@ -99,7 +99,7 @@ def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab,
     wait_for_step(run, 1, 3, describe)
     slurm(lab, "scontrol", "requeue", job)
     assert end_of(lab, job, describe) == "0:0", describe()
-    assert read_status(run).num_restarts >= 1
+    assert read_status(run).num_earlier_attempts >= 1
     machines = json.loads((run.attempt(1) / "plan.json").read_text())["machines"]
     assert [one["host"] for one in machines] == ["node1", "node2"]
     assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2, 60), 60)

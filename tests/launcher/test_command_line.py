@@ -89,6 +89,22 @@ def test_an_unexpected_error_is_a_traceback_and_70():
     assert "ZeroDivisionError" in done.stderr
 
 
+def test_ctrl_c_before_a_run_begins_ends_with_130_and_one_line(fake_run):
+    program = f"""
+import sys
+import launcher.execute
+from launcher.cli import main
+def interrupt(*_):
+    raise KeyboardInterrupt
+launcher.execute.check_before_launch = interrupt
+sys.argv = ["llama-dist", "launch", {str(fake_run.run_file)!r}]
+main()
+"""
+    done = python(program)
+    assert done.returncode == 130, done.stderr
+    assert done.stdout + done.stderr == "llama-dist: interrupted before the run began\n"
+
+
 @pytest.mark.parametrize("fault", ["directory", "manifest"])
 def test_missing_data_is_told_before_anything_is_written(fake_run, fault):
     (fake_run.path / "data" / "manifest.json").unlink()

@@ -327,3 +327,16 @@ def test_a_runs_directory_that_cannot_be_made_is_told_by_name(launch, fake_run):
     (fake_run.path / "file").write_text("")
     with pytest.raises(RunDirectoryError, match="set runs_directory"):
         launch(done_at(1), overrides=(f"runs_directory={fake_run.path / 'file'}",))
+
+
+def test_a_launch_that_is_interrupted_while_it_is_checked_says_that_nothing_began(
+    launch, fake_run, monkeypatch, capsys
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.execute.check_before_launch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch(done_at(20))
+    assert capsys.readouterr().out == "llama-dist: interrupted before the run began\n"
+    assert not fake_run.run_directory.exists()

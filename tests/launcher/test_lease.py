@@ -1,6 +1,7 @@
 """Who holds a run, over hosts. Another host is a process in namespaces of its own: no pid of it means anything here."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,16 @@ def test_an_owner_that_finds_a_newer_lease_has_lost_it_and_leaves_the_newer_one_
     assert lease.is_lost and LeaseLostError.exit_code == 75
     lease.release()
     assert [path.read_bytes() for path in run.leases.iterdir()] == [content]
+
+
+def test_an_owner_whose_run_directory_was_deleted_says_so_and_names_nobody(run):
+    lease = acquire(run)
+    shutil.rmtree(run.leases)
+    with pytest.raises(LeaseLostError, match=r"its lease is gone from .*was the run directory deleted") as lost:
+        lease.check()
+    assert "taken over" not in str(lost.value)
+    lease.release()
+    assert not run.leases.exists()
 
 
 def test_an_owner_whose_disk_refuses_has_lost_the_run_before_another_may_take_it(run, monkeypatch):

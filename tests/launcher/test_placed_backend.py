@@ -1,5 +1,6 @@
 """Which nodes a launch can use, over a fleet that answers at once; real agents are in `tests/fleet`."""
 
+import json
 import sys
 
 import pytest
@@ -110,3 +111,31 @@ def test_a_program_that_this_machine_has_not_is_told_by_name(run, monkeypatch, t
         backend.close()
         backend.close()  # a second time does nothing
     assert not run.nodes.exists()
+
+
+def joined_by(run) -> PlacedBackend:
+    return PlacedBackend(MpiPlacement(HOSTS, sys.executable, run.path), ClusterConfig(backend="mpi", hosts=HOSTS), run)
+
+
+def test_where_no_agent_found_the_way_in_it_is_told_where_they_look_and_what_to_set(run, fleet):
+    fleet.down |= {"a", "b", "c"}
+    backend = joined_by(run)
+    try:
+        with pytest.raises(ConfigError, match=r"agents look for this supervisor at \S+:\d+: if .* set MASTER_ADDR to"):
+            backend.check()
+        place = json.loads((run.nodes / "supervisor.json").read_text())
+        with pytest.raises(TooFewNodesError, match=rf"at {place['address']}:{place['port']}: if"):
+            backend.gather({})
+    finally:
+        backend.close()
+
+
+def test_where_another_nodes_agent_came_the_way_in_is_not_to_blame(run, fleet):
+    fleet.down |= {"c"}
+    backend = joined_by(run)
+    try:
+        with pytest.raises(ConfigError, match="c: not reached yet") as refused:
+            backend.check()
+    finally:
+        backend.close()
+    assert "MASTER_ADDR" not in str(refused.value)

@@ -19,6 +19,7 @@ from launcher.records import (
     write_json,
     write_supervisor,
 )
+from launcher.render import render_status
 from launcher.run_lookup import find_run
 from launcher.status import last_metrics, read_status
 from llama_dist.config import ConfigError, RunDirectory
@@ -113,6 +114,28 @@ def test_a_supervisor_that_vanished_is_told_as_lost(run):
     status = read_status(run)
     assert status.state == "lost"
     assert "llama-dist launch" in status.reason
+
+
+def test_attempts_are_counted_as_such_and_one_whose_supervisor_was_lost_is_listed(run):
+    for number in (2, 3):
+        run.attempt(number).mkdir()
+    write_json(run.attempt(2) / "exit.json", {"exit_code": 143, "reason": "asked to stop"})
+    process = psutil.Process()
+    write_supervisor(run.supervisor, dataclasses.replace(record_of(process.pid, process.create_time()), attempt=3))
+    text = render_status(read_status(run))
+    assert "attempt     3 (2 before it)" in text and "restart" not in text
+    assert "attempt 1   no end was recorded: its supervisor was lost" in text
+    assert "attempt 2   ended with 143: asked to stop" in text
+    assert "attempt 3 " not in text.partition("(2 before it)")[2], "it lives"
+    write_supervisor(run.supervisor, dataclasses.replace(record_of(process.pid, 5.0), attempt=3))
+    assert "attempt 3   no end was recorded" in render_status(read_status(run))
+
+
+def test_an_attempt_of_torchruns_is_listed_by_what_its_ranks_said(run):
+    write_json(run.attempt(1) / "torchrun.json", {"token": "x"})
+    end = {"rank": 0, "exit_code": 143, "reason": "asked to stop", "step": 5, "host": "here", "time": 1.0}
+    write_json(run.exit_record(1, 0), end)
+    assert "attempt 1   ended with 143: started by torchrun: asked to stop" in render_status(read_status(run))
 
 
 def test_status_shows_ranks_of_the_newest_attempt_only(run):

@@ -25,6 +25,8 @@ def test_an_unknown_fault_is_refused_with_the_nearest_and_all_names():
         parse_faults("hang,kill-ranks")
     with pytest.raises(ConfigError, match="names none"):
         parse_faults(" , ")
+    with pytest.raises(ConfigError, match=r"nofault: there is no such fault\. Known: "):
+        parse_faults("nofault")
 
 
 @given(

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from llama_dist.config import RunDirectory
 from llama_dist.runtime.exit_record import write_exit_record
 from llama_dist.runtime.heartbeat import Heartbeat
 from llama_dist.runtime.process_group import PeerLostError, peers_named
@@ -159,3 +160,11 @@ def test_an_exit_record_is_written_whole(tmp_path):
     values = json.loads(path.read_text())
     assert (values["rank"], values["exit_code"], values["reason"], values["step"]) == (2, 74, "disk", 5)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_deleted_run_directory_is_not_made_again(tmp_path):
+    run = RunDirectory(tmp_path / "deleted")
+    with pytest.raises(FileNotFoundError):
+        write_exit_record(run.exit_record(1, 0), rank=0, exit_code=75, reason="lost", step=5)
+    Heartbeat(run.heartbeat(0), 1).beat(5, "train")
+    assert not run.path.exists()
