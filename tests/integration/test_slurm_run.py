@@ -22,7 +22,7 @@ METRICS = {"audit_samples": True, "mlflow": False}
 
 @pytest.fixture(scope="module")
 def lab():
-    with lab_for_tests("i", num_nodes=2, with_slurm=True) as lab:
+    with lab_for_tests("i", with_slurm=True) as lab:
         slurm(lab, "scontrol", "update", "PartitionName=batch", "GraceTime=25")
         yield lab
         slurm(lab, "scancel", "--user=root")
@@ -40,8 +40,8 @@ def facts_of(lab, job: str) -> dict[str, str]:
     return dict(re.findall(r"(\S+?)=(\S*)", slurm(lab, "scontrol", "show", "job", job, "--oneliner")))
 
 
-def submit(lab, llama_dist, run_file, num_processes: int) -> str:
-    values = ("backend=slurm", "slurm.num_nodes=2", "node_timeout_seconds=60.0")
+def submit(lab, llama_dist, run_file, num_nodes: int, num_processes: int) -> str:
+    values = ("backend=slurm", f"slurm.num_nodes={num_nodes}", "node_timeout_seconds=60.0")
     values += (f"num_processes_per_node={num_processes}",)
     settings = [word for value in values for word in ("--set", f"cluster.{value}")]
     launched = llama_dist("launch", run_file, *settings, env=os.environ | lab.environment)
@@ -75,9 +75,12 @@ def assert_same_runs(broken: RunDirectory, unbroken: RunDirectory, num_steps: in
 
 
 def write_pipeline(write_run, name: str, num_steps: int):
+    """12 sequences a batch, which two and three replicas share evenly."""
     train = {"num_steps": num_steps, "precision": "fp32"}
     supervision = {"hang_timeout_min_seconds": None}
-    return write_run(name, parallel={"pipeline_stages": 2}, train=train, metrics=METRICS, supervision=supervision)
+    batch = {"global_batch_sequences": 12, "micro_batch_sequences": 2}
+    sections = {"batch": batch, "train": train, "metrics": METRICS, "supervision": supervision}
+    return write_run(name, parallel={"pipeline_stages": 2}, **sections)
 
 
 def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int, num_steps: int) -> RunDirectory:
@@ -91,7 +94,7 @@ def unbroken_twin(llama_dist, write_run, tmp_path, num_processes: int, num_steps
 
 def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab, llama_dist, write_run, tmp_path):
     run = RunDirectory(tmp_path / "runs" / "requeued")
-    job = submit(lab, llama_dist, write_pipeline(write_run, "requeued", 60), 1)
+    job = submit(lab, llama_dist, write_pipeline(write_run, "requeued", 60), 2, 1)
 
     def describe():
         return (run.path / f"slurm-{job}.out").read_text()
@@ -105,21 +108,28 @@ def test_a_pipeline_over_two_hosts_that_is_queued_again_is_the_unbroken_run(lab,
     assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 2, 60), 60)
 
 
-def test_a_pipeline_of_replicas_that_is_preempted_and_queued_again_is_the_unbroken_run(
+def test_a_pipeline_of_replicas_that_is_preempted_queued_again_and_signalled_is_the_unbroken_run(
     lab, llama_dist, write_run, tmp_path
 ):
-    """Pipeline 2 x DP 2 on two hosts."""
+    """Pipeline 2 x DP 3 on three hosts, from the login machine."""
     run = RunDirectory(tmp_path / "runs" / "preempted")
-    job = submit(lab, llama_dist, write_pipeline(write_run, "preempted", 300), 2)
+    run_file = write_pipeline(write_run, "preempted", 300)
+    job = submit(lab, llama_dist, run_file, 3, 2)
 
     def describe():
         return (run.path / f"slurm-{job}.out").read_text()
 
     wait_for_step(run, 1, 8, describe)
-    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    urgent = ("--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     slurm(lab, "sbatch", *urgent)
     wait_for_step(run, 2, 1, describe)
     slurm(lab, "scontrol", "requeue", job)
-    assert end_of(lab, job, describe) == "0:0", describe()
+    wait_for_step(run, 3, 1, describe)
     assert "queued again as Slurm job" in describe()
-    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 4, 300), 300)
+    slurm(lab, "scancel", "--signal=TERM", "--batch", job)
+    assert end_of(lab, job, describe) == "143:0", describe()
+    job = submit(lab, llama_dist, run_file, 3, 2)
+    assert end_of(lab, job, describe) == "0:0", describe()
+    machines = json.loads((run.attempt(4) / "plan.json").read_text())["machines"]
+    assert [one["host"] for one in machines] == ["node1", "node2", "node3"]
+    assert_same_runs(run, unbroken_twin(llama_dist, write_run, tmp_path, 6, 300), 300)
