@@ -65,6 +65,14 @@ def test_one_rank_with_bad_input_or_storage_always_ends_the_run(result, without_
     assert decision.exit_code in (78, 70, 74)
 
 
+def test_a_run_whose_ranks_all_reached_the_last_step_is_done_however_its_agent_ended():
+    """It was asked to leave, for more nodes or a stop, in the moment after."""
+    done = [ended(rank, 0) for rank in range(2)]
+    for resized in (False, True):
+        decision = decide(replace(outcome(*done, agent=-signal.SIGTERM), is_resized=resized), Past(), LIMITS)
+        assert isinstance(decision, Finish) and decision.state == "done"
+
+
 def test_ranks_that_went_down_with_a_killed_torchrun_are_told_so():
     lost = [RankEnd(rank, None, None, "", 7) for rank in range(2)]
     decision = decide(outcome(*lost, agent=-signal.SIGKILL), Past(), LIMITS)
