@@ -25,7 +25,7 @@ class Blame:
         if not lost and len(hung) < len(set(host_of_rank.values())):
             lost = dict.fromkeys(hung, outcome.hang)
         cause = None if outcome.hang else blamed(outcome)
-        if not lost and cause and cause.recorded_code is None and (cause.status or 0) < 0:
+        if not lost and cause and cause.was_killed:
             lost = {host_of_rank[cause.rank]: f"rank {cause.rank} was ended there by signal {-(cause.status or 0)}"}
         for host, reason in lost.items():
             self._reasons.setdefault(host, []).append(reason)

@@ -97,6 +97,12 @@ class Outcome:
         return ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE}
 
     @property
+    def all_went_when_asked(self) -> bool:
+        """The same, where ranks that had not begun to listen yet were ended by the request itself, which is SIGTERM."""
+        unheard = {end.rank for end in self.ranks if end.recorded_code is None and end.status == -signal.SIGTERM}
+        return all(end.rank in unheard or end.code in (ExitCode.STOPPED, ExitCode.DONE) for end in self.ranks)
+
+    @property
     def num_hosts(self) -> int:
         """Hosts that are known by name."""
         return len({end.host for end in self.ranks if end.host})

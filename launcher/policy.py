@@ -108,7 +108,7 @@ def _final(outcome: Outcome) -> Finish | None:
 
 def _resized(outcome: Outcome, past: Past) -> Retry | None:
     """Return the next attempt, at once, of a run whose ranks left so that more nodes can join."""
-    if outcome.is_resized and not outcome.stop_requested and outcome.all_left:
+    if outcome.is_resized and not outcome.stop_requested and outcome.all_went_when_asked:
         return Retry(0.0, replace(past, attempts=past.attempts + 1), "nodes have come back", Cause.RESIZED)
     return None
 

@@ -51,6 +51,11 @@ def test_a_hang_that_no_host_stands_out_of_is_held_against_none(hung_ranks):
     assert set_aside_after(killed, killed) == {}
 
 
+def test_a_rank_that_was_asked_to_leave_before_it_listened_is_no_hosts_fault():
+    asked = outcome(RankEnd(0, -signal.SIGTERM, None, "", None, "node1"))
+    assert set_aside_after(asked, asked) == {}
+
+
 def test_an_error_that_a_rank_wrote_down_is_no_hosts_fault():
     failed = outcome(RankEnd(1, 1, 70, "Traceback", 5, "node1"))
     assert set_aside_after(failed, failed) == {}

@@ -73,6 +73,15 @@ def test_a_run_whose_ranks_all_reached_the_last_step_is_done_however_its_agent_e
         assert isinstance(decision, Finish) and decision.state == "done"
 
 
+def test_ranks_that_were_asked_to_make_room_before_they_listened_cost_no_attempt():
+    asked = [RankEnd(0, -signal.SIGTERM, None, "", None), ended(1, 143)]
+    decision = decide(replace(outcome(*asked, agent=1), is_resized=True), Past(), LIMITS)
+    assert isinstance(decision, Retry) and decision.reason == "nodes have come back"
+    assert decision.past.without_progress == 0
+    failed = [killed(0), ended(1, 143)]
+    assert decide(replace(outcome(*failed, agent=1), is_resized=True), Past(), LIMITS).cause == "killed by a signal"
+
+
 def test_ranks_that_went_down_with_a_killed_torchrun_are_told_so():
     lost = [RankEnd(rank, None, None, "", 7) for rank in range(2)]
     decision = decide(outcome(*lost, agent=-signal.SIGKILL), Past(), LIMITS)
