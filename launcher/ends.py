@@ -97,10 +97,17 @@ class Outcome:
         return ExitCode.STOPPED in codes and codes <= {ExitCode.STOPPED, ExitCode.DONE}
 
     @property
+    def all_reached_the_end(self) -> bool:
+        """Whether every rank was done; an agent that was asked to leave in the moment after ends by that signal."""
+        return bool(self.ranks) and all(end.recorded_code == ExitCode.DONE for end in self.ranks)
+
+    @property
     def all_went_when_asked(self) -> bool:
         """The same, where ranks that had not begun to listen yet were ended by the request itself, which is SIGTERM."""
         unheard = {end.rank for end in self.ranks if end.recorded_code is None and end.status == -signal.SIGTERM}
-        return all(end.rank in unheard or end.code in (ExitCode.STOPPED, ExitCode.DONE) for end in self.ranks)
+        return bool(self.ranks) and all(
+            end.rank in unheard or end.code in (ExitCode.STOPPED, ExitCode.DONE) for end in self.ranks
+        )
 
     @property
     def num_hosts(self) -> int:

@@ -67,8 +67,7 @@ class Finish:
 
 def decide(outcome: Outcome, past: Past, limits: SupervisionConfig) -> Retry | Finish:
     """Decide on exit codes, causes and progress alone; `past` is that before this attempt."""
-    # An agent that was asked to leave after its ranks were done ends by that signal.
-    if outcome.agent_status == 0 or all(end.recorded_code == ExitCode.DONE for end in outcome.ranks):
+    if outcome.agent_status == 0 or outcome.all_reached_the_end:
         return Finish("done", ExitCode.DONE, "reached its last step")
     return _final(outcome) or _resized(outcome, past) or _stopped(outcome) or _retry_or_give_up(outcome, past, limits)
 
