@@ -204,12 +204,7 @@ class Fleet:
             self._signals.append(str(message.get("name")))
         try:
             state.hear(message)
-        except (
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:  # a list has no items()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # as a list where a mapping is due
             self._lose(state, f"its agent sends what this program does not understand: {error!r}")
 
     def _tick(self, now: float) -> None:
