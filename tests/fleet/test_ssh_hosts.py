@@ -73,6 +73,20 @@ def test_each_fault_is_named_with_its_host_and_the_run_goes_on_to_its_end(lab, f
     wait_until(lambda: nothing_left(lab, before))
 
 
+def test_all_ranks_of_a_host_killed_at_once_are_told_and_the_run_goes_on(lab, fake_run, over_ssh):
+    before = daemons_of(lab)
+    fake_run.num_processes = 2
+    fake_run.script(ENDLESS, {"steps": 0})
+    supervisor = fake_run.start(*over_ssh)
+    ranks = beats(fake_run, 1, range(6))
+    for rank in (2, 3):
+        os.kill(ranks[rank]["pid"], signal.SIGKILL)
+    output, _ = supervisor.communicate(timeout=90)
+    assert supervisor.returncode == 0, output
+    assert "on node2 was killed by SIGKILL" in reason_of(fake_run, 1)
+    wait_until(lambda: nothing_left(lab, before))
+
+
 def test_a_host_that_is_cut_off_ends_its_ranks_and_the_run_shrinks_and_grows_again(lab, fake_run, over_ssh):
     fake_run.script(ENDLESS)
     supervisor = fake_run.start(*over_ssh, "cluster.nodes={min: 2, max: 3}")
